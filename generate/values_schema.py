@@ -18,7 +18,15 @@ from minerwatch.config.values import MODES, Duration, Mode
 SCHEMA = Path(__file__).parent.parent / "deploy" / "helm" / "minerwatch" / "values.schema.json"
 _OWN = Path(__file__).with_name("values.schema.json")
 
-_CHARTS_OWN = ("listen", "socket", "node.name", "node.proc", "node.sys", "node.gpu_socket")
+_CHARTS_OWN = (
+    "listen",
+    "socket",
+    "node.name",
+    "node.proc",
+    "node.sys",
+    "node.gpu_socket",
+    "node.gpu_exporter",
+)
 """Settings that the chart sets itself."""
 
 _LIMITS = {

@@ -308,6 +308,7 @@ class ProcessLoad:
     cpu_s: float | None = None  # CPU time in all; None, as below: its container is idle
     threads: int | None = None
     memory_bytes: int | None = None  # resident; None: it is idle
+    gpu: Facts = field(default_factory=dict)  # of its use of GPUs; empty: it uses none
 
 
 @dataclass(frozen=True, slots=True)

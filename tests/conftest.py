@@ -24,7 +24,7 @@ from tests.waiting import until_run, why_not_quiet
 # Machines are shared and noisy: how long an example takes says nothing.
 settings.register_profile(
     "minerwatch",
-    max_examples=50,
+    max_examples=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )

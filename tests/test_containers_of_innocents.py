@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
 from itertools import combinations
 
 import pytest
@@ -21,12 +22,16 @@ from minerwatch.model import Level, Signal, Verdict
 from tests import shipped
 from tests.examples import examples
 
-MATCHER = RememberingMatcher(shipped.book().rules)
 LINES = tuple(map(recording, (CORPUS / "benign.jsonl").read_text("utf-8").splitlines()))
 
 
+@cache
+def matcher() -> RememberingMatcher:
+    return RememberingMatcher(shipped.book().rules)
+
+
 def together(lines: Sequence[Recording]) -> Verdict:
-    return verdict_together(lines, MATCHER)
+    return verdict_together(lines, matcher())
 
 
 def containers(of: Sequence[Recording]) -> st.SearchStrategy[list[Recording]]:
@@ -54,7 +59,7 @@ def test_all_of_them_together_are_not_cullable() -> None:
 def profile(line: Recording) -> tuple[tuple[Signal, float], ...]:
     """The highest score of each signal; words of one argument confirm nothing (``score_of``)."""
     scores: dict[Signal, float] = defaultdict(float)
-    for match in MATCHER.matches(line.facts):
+    for match in matcher().matches(line.facts):
         if match.rule.hold_s <= line.seconds and not match.words_only:
             scores[match.rule.signal] = max(scores[match.rule.signal], match.rule.score)
     return tuple(sorted(scores.items()))

@@ -27,7 +27,6 @@ from tests.examples import examples, one_in
 pytestmark = pytest.mark.slow  # together
 
 BOOK = shipped.book()
-MATCHER = shipped.matcher()
 HOUR_S = 3600.0
 
 BUSY: dict[str, FactValue] = {
@@ -109,7 +108,7 @@ def with_words(image: str, arguments: tuple[str, ...], words: str) -> dict[str, 
 
 
 def accused(facts: Facts) -> str:
-    outcome = replayed(Recording(1, "", HOUR_S, with_arguments(facts)), MATCHER)
+    outcome = replayed(Recording(1, "", HOUR_S, with_arguments(facts)), shipped.matcher())
     if Level.of(outcome.score) <= Level.SUSPICIOUS and not outcome.cullable:
         return ""
     titles = [rule.title for rule in BOOK.rules if rule.id in outcome.rules and rule.score >= 30]
@@ -219,7 +218,7 @@ def test_one_more_argument_makes_no_benign_line_likely(
     case: Recording, place: int, words: str
 ) -> None:
     planted = with_argument(case, place, words)
-    outcome = replayed(planted, MATCHER)
+    outcome = replayed(planted, shipped.matcher())
     assert Level.of(outcome.score) <= Level.SUSPICIOUS, outcome.rules
     assert not outcome.cullable
 
@@ -229,7 +228,7 @@ def test_no_benign_line_becomes_likely_by_the_best_words(words: str) -> None:
     found = {
         case.id: [rule.title for rule in BOOK.rules if rule.id in outcome.rules]
         for case in one_in(4, BENIGN_ARGUMENTS, PLANTED.index(words))
-        if (outcome := replayed(with_argument(case, 9, words), MATCHER)).cullable
+        if (outcome := replayed(with_argument(case, 9, words), shipped.matcher())).cullable
         or Level.of(outcome.score) > Level.SUSPICIOUS
     }
     assert found == {}
@@ -263,7 +262,7 @@ def test_a_miner_named_like_a_reader_is_likely_wherever_it_lies(name: str, folde
     for arguments in MINERS:
         line = f"{name} {arguments.format(MONERO)}"
         facts: Facts = {"Image": f"{folder}/{name}", "Comm": name, "CommandLine": line, **BUSY}
-        outcome = replayed(Recording(1, "", HOUR_S, with_arguments(facts)), MATCHER)
+        outcome = replayed(Recording(1, "", HOUR_S, with_arguments(facts)), shipped.matcher())
         assert Level.of(outcome.score) >= Level.LIKELY, line
 
 
@@ -287,7 +286,7 @@ def test_asking_about_a_miner_is_at_most_suspicious(arguments: tuple[str, ...]) 
         "CpuCores": 0.4,
         "CpuSeconds": 240.0 if arguments[0] in ("claude", "python3") else 0.2,
     }
-    outcome = replayed(Recording(1, "", 600, with_arguments(facts)), MATCHER)
+    outcome = replayed(Recording(1, "", 600, with_arguments(facts)), shipped.matcher())
     assert Level.of(outcome.score) <= Level.SUSPICIOUS
     assert not outcome.cullable
 
@@ -331,4 +330,4 @@ def test_an_image_that_is_started_to_look_at_it_is_clear() -> None:
     arguments = ("grep", "-rn", "stratum+tcp://", ".")
     facts: Facts = {"Image": "/usr/bin/grep", "Comm": "grep", "Arguments": arguments}
     facts = with_arguments({**facts, "CpuCores": 0.9, "CpuSeconds": 3.0})
-    assert replayed(Recording(1, "", 3, facts), MATCHER).level == "clear"
+    assert replayed(Recording(1, "", 3, facts), shipped.matcher()).level == "clear"

@@ -44,6 +44,7 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.nightly
 def test_a_fork_is_renamed_everywhere(fork: Path) -> None:
     assert names(fork) == _FORK
     left = [

@@ -123,6 +123,7 @@ def _value(agent: RunningAgent, series: str) -> float:
     return float(found[1]) if found else 0.0
 
 
+@pytest.mark.nightly
 def test_without_a_cluster_it_reaches_nobody(
     start: Start, cgroups: CgroupFolders, programs: Programs, tmp_path: Path
 ) -> None:

@@ -103,6 +103,7 @@ def _output(done: CompletedProcess[str]) -> str:
     return done.stdout
 
 
+@pytest.mark.nightly
 def test_the_wheel_runs_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
     run = _installed(wheel, "[agent]", tmp_path)
     assert __version__ in _output(run("minerwatch", "version"))

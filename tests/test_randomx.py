@@ -83,7 +83,7 @@ def test_it_is_likely_by_how_it_rounds_and_confirmed_with_content(
 
 SHAPES = (
     pytest.param("workers"),
-    pytest.param("bursts", marks=pytest.mark.slow),
+    pytest.param("bursts", marks=pytest.mark.nightly),
     pytest.param("reset", marks=pytest.mark.slow),
 )
 

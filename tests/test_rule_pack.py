@@ -18,9 +18,9 @@ from minerwatch.detection.judge import joined_score
 from minerwatch.detection.sigma.rule import BEHAVIOUR_LIMIT, LEVEL_SCORES, Rule
 from minerwatch.model import Abuse, FactValue, Level, Signal
 from tests import shipped
+from tests.shipped import matcher
 
 BOOK = shipped.book()
-MATCHER = shipped.matcher()
 DAY_S = 86_400.0
 
 INNOCENT: dict[str, dict[str, FactValue]] = {
@@ -56,7 +56,7 @@ def ids(rule: Rule) -> str:
 
 def test_every_file_is_good_and_every_embedded_test_holds() -> None:
     assert [str(remark) for remark in lint(BOOK)] == []
-    assert [str(failure) for failure in failed_tests(BOOK.rules, MATCHER)] == []
+    assert [str(failure) for failure in failed_tests(BOOK.rules, matcher())] == []
 
 
 def test_there_are_enough_over_all_signals() -> None:
@@ -146,7 +146,7 @@ def test_no_rule_leaves_anything_out_by_a_name_that_readers_have() -> None:
 
 @pytest.mark.parametrize("facts", INNOCENT.values(), ids=INNOCENT.keys())
 def test_innocents_are_clear_however_long_it_lasts(facts: dict[str, FactValue]) -> None:
-    outcome = replayed(Recording(1, "", DAY_S, facts), MATCHER)
+    outcome = replayed(Recording(1, "", DAY_S, facts), matcher())
     assert outcome.level == "clear", outcome.rules
 
 
@@ -209,7 +209,7 @@ def test_whatever_burns_cpu_is_clear_while_nothing_else_speaks(
     facts = {**process_facts(command_line, image), **BURNING}
     if image in HAVE_ONE_THREAD:
         facts |= {"Threads": 1, "SaturatedThreads": 1, "CpuCores": 1.0}
-    outcome = replayed(Recording(1, "", DAY_S, facts), MATCHER)
+    outcome = replayed(Recording(1, "", DAY_S, facts), matcher())
     assert outcome.level == "clear", outcome.rules
     speaking = {rule.signal for rule in BOOK.rules if rule.id in outcome.rules and rule.score}
     assert speaking == {Signal.BEHAVIOUR}
@@ -228,7 +228,7 @@ def test_whatever_burns_cpu_is_clear_while_nothing_else_speaks(
 )
 def test_a_long_simulation_is_clear_whatever_else_is_usual(further: dict[str, FactValue]) -> None:
     facts = {**process_facts("python sim.py", PYTHON), **BURNING, **further}
-    outcome = replayed(Recording(1, "", 30 * DAY_S, facts), MATCHER)
+    outcome = replayed(Recording(1, "", 30 * DAY_S, facts), matcher())
     assert outcome.level == "clear", outcome.rules
 
 
@@ -267,7 +267,7 @@ def test_a_tool_is_named_by_its_abuse(
 ) -> None:
     arguments = tuple(command_line.split())
     facts = {**process_facts(command_line, image), "CpuSeconds": 120.0, "Arguments": arguments}
-    outcome = replayed(Recording(1, "", DAY_S, facts), MATCHER)
+    outcome = replayed(Recording(1, "", DAY_S, facts), matcher())
     found = [rule for rule in BOOK.rules if rule.id in outcome.rules and rule.score]
     assert (outcome.level, {rule.abuse for rule in found}) == (level, {abuse})
 
@@ -285,7 +285,7 @@ def test_a_tools_name_in_an_argument_says_nothing(command_line: str) -> None:
     image = f"/usr/bin/{command_line.split()[0]}"
     arguments = tuple(command_line.split())
     facts = {**process_facts(command_line, image), "CpuSeconds": 120.0, "Arguments": arguments}
-    assert replayed(Recording(1, "", DAY_S, facts), MATCHER).score == 0
+    assert replayed(Recording(1, "", DAY_S, facts), matcher()).score == 0
 
 
 MONERO = (
@@ -310,8 +310,8 @@ MINERS = (
 @pytest.mark.parametrize(("command_line", "image", "level"), MINERS)
 def test_miners_reach_their_level(command_line: str, image: str, level: str) -> None:
     facts = {**process_facts(command_line, image), **BURNING}
-    assert replayed(Recording(1, "", DAY_S, facts), MATCHER).level == level
-    idle = replayed(Recording(1, "", DAY_S, process_facts(command_line, image)), MATCHER)
+    assert replayed(Recording(1, "", DAY_S, facts), matcher()).level == level
+    idle = replayed(Recording(1, "", DAY_S, process_facts(command_line, image)), matcher())
     assert idle.level != "confirmed"
 
 
@@ -320,11 +320,11 @@ def test_a_plain_miner_is_confirmed_once_it_is_seen_what_it_computes() -> None:
         "Comm": "xmrig", "Image": "/tmp/xmrig", "CpuCores": 3.9, "CpuFlatness": 0.99,
         "CommandLine": "./xmrig -o stratum+tcp://pool.supportxmr.com:3333 -u 4AdU --donate-level 1",
     }  # fmt: skip
-    assert replayed(Recording(1, "", 0, facts), MATCHER).level == "likely"
+    assert replayed(Recording(1, "", 0, facts), matcher()).level == "likely"
     seen: dict[str, FactValue] = {
         **facts, "RoundingModes": 4, "RoundingShare": 0.7, "FlushToZeroShare": 1.0,
     }  # fmt: skip
-    assert replayed(Recording(1, "", 600, seen), MATCHER).level == "confirmed"
+    assert replayed(Recording(1, "", 600, seen), matcher()).level == "confirmed"
 
 
 NODE: dict[str, FactValue] = {
@@ -339,14 +339,14 @@ WHAT_A_NODE_DOES: dict[str, FactValue] = {
 
 
 def test_a_node_is_known_by_what_it_does_and_not_by_its_name() -> None:
-    named = replayed(Recording(1, "", 600, NODE), MATCHER)
+    named = replayed(Recording(1, "", 600, NODE), matcher())
     assert Level.of(named.score) >= Level.LIKELY
     for part in WHAT_A_NODE_DOES:
         facts = {**NODE, part: WHAT_A_NODE_DOES[part]}
-        assert Level.of(replayed(Recording(1, "", 600, facts), MATCHER).score) >= Level.LIKELY
+        assert Level.of(replayed(Recording(1, "", 600, facts), matcher()).score) >= Level.LIKELY
     renamed = {**NODE, **WHAT_A_NODE_DOES, "Image": "/opt/a", "Comm": "a", "CommandLine": "./a"}
-    assert Level.of(replayed(Recording(1, "", 600, renamed), MATCHER).score) < Level.LIKELY
-    later = replayed(Recording(1, "", 1801, renamed), MATCHER)
+    assert Level.of(replayed(Recording(1, "", 600, renamed), matcher()).score) < Level.LIKELY
+    later = replayed(Recording(1, "", 1801, renamed), matcher())
     assert Level.of(later.score) >= Level.LIKELY
 
 
@@ -355,7 +355,7 @@ def test_a_miners_name_is_likely_once_it_has_computed(name: str) -> None:
     facts: dict[str, FactValue] = {"CommandLine": name, "Comm": name, "Image": f"/usr/bin/{name}"}
     for cpu_s, level in ((0.2, "suspicious"), (29.0, "suspicious"), (30.0, "likely")):
         used: dict[str, FactValue] = {**facts, "CpuSeconds": cpu_s, "CpuCores": 0.5}
-        assert replayed(Recording(1, "", 60, used), MATCHER).level == level
+        assert replayed(Recording(1, "", 60, used), matcher()).level == level
 
 
 @pytest.mark.parametrize(
@@ -367,14 +367,14 @@ def test_a_miners_name_is_likely_once_it_has_computed(name: str) -> None:
 )
 def test_a_busy_program_with_a_title_is_clear(title: str) -> None:
     facts = {**process_facts(title, PYTHON), **BURNING, "CommandLineHidden": True}
-    assert replayed(Recording(1, "", DAY_S, facts), MATCHER).level == "clear"
+    assert replayed(Recording(1, "", DAY_S, facts), matcher()).level == "clear"
 
 
 def test_a_busy_program_without_arguments_is_suspicious() -> None:
     hidden: dict[str, FactValue] = {
         **BURNING, "Image": "/home/u/a", "Comm": "a", "CommandLineHidden": True,
     }  # fmt: skip
-    assert replayed(Recording(1, "", 60, hidden), MATCHER).level == "suspicious"
+    assert replayed(Recording(1, "", 60, hidden), matcher()).level == "suspicious"
 
 
 PLACES: tuple[tuple[dict[str, FactValue], float, str], ...] = (
@@ -405,7 +405,7 @@ PLACES: tuple[tuple[dict[str, FactValue], float, str], ...] = (
 
 @pytest.mark.parametrize(("facts", "seconds", "level"), PLACES, ids=lambda each: str(each)[:60])
 def test_where_a_busy_program_lies(facts: dict[str, FactValue], seconds: float, level: str) -> None:
-    outcome = replayed(Recording(1, "", seconds, {**BURNING, **facts}), MATCHER)
+    outcome = replayed(Recording(1, "", seconds, {**BURNING, **facts}), matcher())
     assert outcome.level == level, outcome.rules
 
 
@@ -417,7 +417,7 @@ def test_a_torrent_client_with_a_peer_on_a_pools_port_is_clear() -> None:
         "LongestConnection": 20000.0, **BURNING,
     }  # fmt: skip
     many = with_destination_count(peers)
-    assert replayed(Recording(1, "", DAY_S, many), MATCHER).level == "clear"
+    assert replayed(Recording(1, "", DAY_S, many), matcher()).level == "clear"
     one = {**peers, "DestinationPort": ("3333",), "DestinationIp": ("198.51.100.4",)}
     facts = with_destination_count(one)
-    assert replayed(Recording(1, "", DAY_S, facts), MATCHER).level == "suspicious"
+    assert replayed(Recording(1, "", DAY_S, facts), matcher()).level == "suspicious"

@@ -34,6 +34,7 @@ def test_only_the_table_is_written() -> None:
     assert with_paper(page, "new\n") == page.replace("old\nold", "new")
 
 
+@pytest.mark.nightly
 def test_the_page_has_what_the_simulation_says() -> None:
     """The smallest of its rows, and the last; the others take minutes."""
     page = PAGE.read_text(encoding="utf-8")
@@ -74,7 +75,7 @@ def test_agents_come_back_one_by_one_and_soon(away_s: float, is_orderly: bool) -
     [
         pytest.param(Traits(), id="sound"),
         pytest.param(WEAK, id="weak"),
-        pytest.param(SLOW, id="slow"),
+        pytest.param(SLOW, id="slow", marks=pytest.mark.nightly),
     ],
 )
 def test_a_crowd_never_does_more_than_the_budget(server: Traits) -> None:

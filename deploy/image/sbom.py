@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 
 from deploy.image.debian import STATUS
@@ -37,6 +36,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     text = json.dumps(bill(arguments.environment, arguments.root), indent=1) + "\n"
+    from cyclonedx.validation.json import JsonStrictValidator  # loads grammars for seconds
+
     error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
     if error is not None:
         sys.exit(f"not valid CycloneDX: {error}")

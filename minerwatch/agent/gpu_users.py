@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -10,11 +12,12 @@ from minerwatch.agent.looks import Looks
 from minerwatch.agent.tracked import TrackedContainer, TrackedNode
 from minerwatch.detection.gpu_fields import REQUEST_FIELDS
 from minerwatch.fair_queue import interleaved
-from minerwatch.model import Container, Level
-from minerwatch.probes.gpu import Gpus, GpuUser
+from minerwatch.model import Container, ContainerKey, Facts, Level, ProcessId
+from minerwatch.probes.gpu import Gpus, GpuUser, Named
 
 _PIDS_PER_TICK = 128
 """Processes in which an open device is looked for: some 100 µs each, in the sampler."""
+_NAME_FIELDS = ("PodNamespace", "PodName", "ContainerName")
 _USED_SHARE = 0.2
 """Of a GPU, from which on it counts as used; as in the rule on GPUs that were not requested."""
 
@@ -25,7 +28,7 @@ class GpuSummary:
 
     sources: tuple[str, ...] = ()  # drivers that answer
     attributions: Mapping[str, int] = field(default_factory=dict)  # none, alone, shared -> GPUs
-    unrequested: int = 0  # GPUs in use by pods that requested none
+    unrequested: int = 0  # GPUs in use by pods that requested none, or fewer
     flagged: tuple[tuple[Container, Level, float, float], ...] = ()  # GPU time, joules
 
 
@@ -37,28 +40,36 @@ class GpuUsers:
         self._gpus = gpus
         self._looks = looks
         self._turn: Iterator[int] = iter(())
+        self._over: Mapping[str, int] = {}  # pod -> GPUs in use beyond those it requests
 
     def tick(self, at_s: float) -> None:
         """Take what the samplers have answered, before hot containers are chosen."""
         gpus = self._gpus
         if gpus is None:
             return
-        gpus.tick(at_s, self._next_pids(), self._user_of)
+        gpus.tick(at_s, self._next_pids(), self._user_of, self._names())
         gpus.end_tick(self._node.containers.keys())
-        self._looks.earn_gpu(gpus.used_s)
+        self._looks.earn_gpu(gpus.possible_s)
+        self._over = self._over_request(gpus)
         for container in self._node.containers.values():
             facts = gpus.container_facts(container.container.key)
             place = container.place if facts else {}
             asked = {name: place[name] for name in REQUEST_FIELDS if name in place}
-            container.gpu = {**facts, **asked}
-        for process, used_s in gpus.process_used_s.items():
+            over = self._over.get(container.container.pod_uid)
+            more = {} if over is None or not facts else {"ContainerGpusOverRequest": over}
+            container.gpu = {**facts, **asked, **more}
+        for process, possible_s in gpus.process_possible_s.items():
             tracked = self._node.process(process.pid)
             if tracked is not None and tracked.process.id == process:
-                tracked.unlooked_gpu_s += used_s
+                tracked.unlooked_gpu_s += possible_s
 
     def is_notable(self, container: TrackedContainer) -> bool:
-        """Return True if the container keeps a part of a GPU busy."""
+        """Return True if the container keeps a part of a GPU busy, or may do so."""
         return self._gpus is not None and self._gpus.is_notable(container.container.key)
+
+    def facts(self, process: ProcessId) -> Facts:
+        """Return the facts about a process; empty if it uses no GPU."""
+        return self._gpus.facts(process) if self._gpus is not None else {}
 
     def summary(self) -> GpuSummary:
         """Return the figures of this tick."""
@@ -69,7 +80,7 @@ class GpuUsers:
         return GpuSummary(
             gpus.sources(),
             gpus.attributions(),
-            sum(map(_unrequested, every)),
+            sum(map(_unrequested, every)) + sum(self._over.values()),
             tuple(
                 (
                     *(each.container, each.verdict.level),
@@ -86,6 +97,37 @@ class GpuUsers:
         if container is None or process is None:
             return None
         return GpuUser(process.process.id, process.born_s, container.container.key)
+
+    def _over_request(self, gpus: Gpus) -> Mapping[str, int]:
+        """Return the GPUs that each pod keeps busy beyond those it requests, if it requests some.
+
+        A request may be for shares of a GPU; then it is for no fewer devices than this counts.
+        """
+        used: Counter[str] = Counter()
+        limits: dict[str, float] = {}
+        for shares in gpus.busy_devices():
+            of_pod: dict[str, float] = defaultdict(float)
+            for key, share in shares.items():
+                container = self._node.containers.get(key)
+                limit = container.place.get("ContainerGpuLimit") if container else None
+                if container is not None and isinstance(limit, float) and limit > 0:
+                    limits[container.container.pod_uid] = limit
+                    of_pod[container.container.pod_uid] += share
+            used.update(pod for pod, share in of_pod.items() if share >= _USED_SHARE)
+        return {pod: max(0, count - math.ceil(limits[pod])) for pod, count in used.items()}
+
+    def _names(self) -> Named:
+        """Return a function that finds a pod's own container by its names."""
+        names: dict[tuple[object, ...], ContainerKey] = {}
+
+        def named(*wanted: str) -> ContainerKey | None:
+            if not names:
+                for key, each in self._node.containers.items():
+                    if not each.container.outer_cgroup:
+                        names[tuple(map(each.place.get, _NAME_FIELDS))] = key
+            return names.get(wanted)
+
+        return named
 
     def _next_pids(self) -> list[int]:
         """Return the next few PIDs, one of each owner in turn."""

@@ -32,6 +32,7 @@ from minerwatch.node.first_words import PacketReader, PacketsUnavailableError
 from minerwatch.node.gpu_use import (
     NO_NVML,
     ChildSampler,
+    ExporterSampler,
     GpuReader,
     GpuSampler,
     SocketSampler,
@@ -294,9 +295,10 @@ def _gpus(config: Config) -> tuple[Gpus | None, ProbeStatus]:
     name, is_wanted = "gpu", config.probes.gpu
     seen = {*gpus_seen(Path(config.node.proc), Path(config.node.sys))}
     socket_path = config.node.gpu_socket or os.environ.get("MINERWATCH_GPU_SOCKET", "")
-    library = config.node.gpu_library
+    library, exporter = config.node.gpu_library, config.node.gpu_exporter
+    exporter = exporter or os.environ.get("MINERWATCH_GPU_EXPORTER", "")
     off = "this kernel knows no GPU of NVIDIA, AMD or Intel"
-    if library or socket_path:
+    if library or socket_path or exporter:
         seen.add("nvidia")
     elif "nvidia" in seen and not (library := nvml_library()):
         off = "NVIDIA's library is not here: set node.gpu_library, or in the chart gpu.enabled"
@@ -305,8 +307,12 @@ def _gpus(config: Config) -> tuple[Gpus | None, ProbeStatus]:
         off = off if is_wanted else f"switched off (probes.{name})"
         return None, ProbeStatus(name, off, is_asked_for=False)
     samplers: list[GpuSampler] = [SocketSampler(Path(socket_path))] if socket_path else []
-    if seen != {"nvidia"} or not socket_path:
-        of = library if "nvidia" in seen and not socket_path else NO_NVML
+    if exporter and not socket_path:
+        samplers.append(ExporterSampler(exporter))
+    if seen != {"nvidia"} or not samplers:
+        of = library if "nvidia" in seen and not samplers else NO_NVML
         samplers.append(ChildSampler(config.node.proc, config.node.sys, of))
-    source = f"{', '.join(sorted(seen))}, by {'a socket' if socket_path else 'a child'}"
-    return Gpus(GpuReader(samplers)), ProbeStatus(name, "", is_wanted, source)
+    by = "a socket" if socket_path else "dcgm-exporter" if exporter else "a child"
+    source = f"{', '.join(sorted(seen))}, by {by}"
+    reader = GpuReader(samplers, with_pipes=config.probes.gpu_pipes)
+    return Gpus(reader), ProbeStatus(name, "", is_wanted, source)

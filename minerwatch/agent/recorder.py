@@ -1,4 +1,4 @@
-"""Record the node's history in the journal: verdicts, actions, CPU usage each five minutes."""
+"""Record the node's history in the journal: verdicts, actions, usage each five minutes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ class _Flagged:
 
     observation: Observation
     level: Level
-    cpu_s: float = 0.0  # while flagged
+    cpu_s: float = 0.0  # while flagged, as below
+    gpu_s: float = 0.0
+    gpu_joules: float = 0.0  # of GPUs that only it used
 
 
 class Recorder:
@@ -78,7 +80,7 @@ class Recorder:
         self._note_agent("start")
 
     def note_tick(self, summary: TickSummary) -> None:
-        """Add up CPU usage; write it at the end of a period.
+        """Add up CPU and GPU usage; write it at the end of a period.
 
         After a pause in which nothing was watched, a new period begins: the time between is a gap.
         """
@@ -96,6 +98,10 @@ class Recorder:
             if flagged is not None:
                 flagged.level = max(flagged.level, level)
                 flagged.cpu_s += cpu_s
+        for container, _, gpu_s, joules in summary.gpus.flagged:
+            if (flagged := self._flagged.get(container.key)) is not None:
+                flagged.gpu_s += gpu_s
+                flagged.gpu_joules += joules
         if summary.at_s - self._began_s >= self._period_s:
             self._write_usage(summary.at_s)
 
@@ -111,6 +117,7 @@ class Recorder:
         if left_out is None:
             return
         status = self._node.status(observation, public=True)
+        gpu = status.gpu
         self.journal.write(
             VerdictLine(
                 at=rfc3339(time.time()),
@@ -137,6 +144,8 @@ class Recorder:
                 ),
                 left_out=left_out,
                 delay_s=delay_s,
+                gpu_hours=(gpu.hours or None) if gpu else None,
+                gpu_joules=gpu.energy_joules if gpu else None,
             )
         )
 
@@ -192,7 +201,11 @@ class Recorder:
             used_s.setdefault(each.observation.container.key, each.cpu_s)
         listed = {
             each.observation.container.key: self._usage(
-                each.observation, each.level, used_s[each.observation.container.key] / seconds
+                each.observation,
+                each.level,
+                used_s[each.observation.container.key] / seconds,
+                gpus=each.gpu_s / seconds,
+                gpu_watts=each.gpu_joules / seconds,
             )
             for each in islice(interleaved(flagged, self._owner_of_flagged), _MAX_FLAGGED)
         }
@@ -220,7 +233,10 @@ class Recorder:
             )
         self._begin(at_s, observations)
 
-    def _usage(self, observation: Observation, level: Level, cpu_cores: float) -> Usage:
+    def _usage(
+        self, observation: Observation, level: Level, cpu_cores: float,
+        *, gpus: float = 0.0, gpu_watts: float = 0.0,
+    ) -> Usage:  # fmt: skip
         status = self._node.status(observation, public=True)
         return Usage(
             key=container_key(observation.container.cgroup),
@@ -230,6 +246,8 @@ class Recorder:
             owner=fit_name(redacted(status.owner)),
             level=level.label,
             cpu_cores=round(cpu_cores, 3),
+            gpus=round(gpus, 3) or None,
+            gpu_watts=round(gpu_watts, 1) or None,
         )
 
     def _owner_of_flagged(self, flagged: _Flagged) -> str:

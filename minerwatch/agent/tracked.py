@@ -162,6 +162,7 @@ class Details:
     connections: Callable[[ProcessId], tuple[Connection, ...]] = lambda _process: ()
     executed: Callable[[ProcessId | ContainerKey], Facts] = lambda _of: {}
     memory_bytes: Callable[[int], int | None] = lambda _pid: None  # resident
+    gpu: Callable[[ProcessId], Facts] = lambda _process: {}
     uses_host_network: Callable[[int], bool] = lambda _pid: False
 
 
@@ -308,8 +309,9 @@ class TrackedContainer:
                     None if each.cpu is None else each.cpu.cpu_s,
                     None if each.cpu is None else each.threads,
                     details.memory_bytes(each.process.id.pid) if each.cpu_cores else None,
+                    details.gpu(each.process.id),
                 )
-                for each in self._foremost(max_processes)
+                for each in self._foremost(max_processes, details)
             ),
             executed=details.executed(self.container.key),
             gpu=self.gpu,
@@ -333,16 +335,20 @@ class TrackedContainer:
             throttled = now.throttled_periods - before.throttled_periods
             self.throttled_share = max(0.0, throttled / (now.periods - before.periods))
 
-    def _foremost(self, limit: int) -> list[TrackedProcess]:
-        """Return processes with findings, then those with the highest CPU rate."""
+    def _foremost(self, limit: int, details: Details) -> list[TrackedProcess]:
+        """Return processes with findings, then those with the highest CPU or GPU rate."""
         if not limit:
             return []
         found = {finding.process for finding in self.verdict.findings}
-        ranked = sorted(
+
+        def rate(process: TrackedProcess) -> float:
+            busy = details.gpu(process.process.id).get("GpuBusy") if self.gpu else None
+            return max(process.cpu_cores or 0.0, busy if isinstance(busy, float) else 0.0)
+
+        return sorted(
             self.processes.values(),
-            key=lambda each: (each.process.id not in found, -(each.cpu_cores or 0.0)),
-        )
-        return ranked[:limit]
+            key=lambda each: (each.process.id not in found, -rate(each)),
+        )[:limit]
 
 
 @dataclass(slots=True)

@@ -30,6 +30,15 @@ def configured_prices(settings: Report) -> Prices | None:
     )
 
 
+CORES_PER_GPU = 16
+"""About as many as a node has for each of its GPUs: to compare hours of both."""
+
+
+def weight(cpu_hours: float | None, gpu_hours: float | None) -> float:
+    """Return the weight of what was used, to put the worst first."""
+    return (cpu_hours or 0.0) + CORES_PER_GPU * (gpu_hours or 0.0)
+
+
 class Gap(msgspec.Struct, frozen=True):
     """A time in which nothing was recorded."""
 
@@ -74,8 +83,8 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
     delay_s: float | None  # from the start of its process, or else its pod, to ``detected``
     ended: str  # "": still flagged when the record ends
     cpu_hours: float | None  # while flagged, as far as recorded
-    gpu_hours: float | None = None
-    energy_kwh: float | None = None
+    gpu_hours: float | None = None  # the same of GPUs; None: it used none, or that is not known
+    energy_kwh: float | None = None  # of GPUs that only this container used
     actions: tuple[IncidentAction, ...] = ()
 
 

@@ -73,6 +73,8 @@ class VerdictLine(Line, frozen=True, kw_only=True, tag="verdict"):
     rules: tuple[RuleScore, ...]  # strongest first
     left_out: int = 0  # lines about this container that were dropped before this one
     delay_s: float | None = None  # from the start of its process to likely or above, when reached
+    gpu_hours: float | None = None  # so far; None: it has used no GPU, or that is not known
+    gpu_joules: float | None = None  # of GPUs that only it used; None: as above
 
 
 class ActionLine(Line, frozen=True, kw_only=True, tag="action"):
@@ -89,7 +91,7 @@ class ActionLine(Line, frozen=True, kw_only=True, tag="action"):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """CPU usage of one container in one period."""
+    """CPU and GPU usage of one container in one period."""
 
     key: str  # ``container_key``
     namespace: str = ""
@@ -98,6 +100,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     owner: str = ""
     level: str = "clear"  # the highest in the period
     cpu_cores: float  # mean
+    gpus: float | None = None  # kept busy while flagged, mean; None: none, or not known
+    gpu_watts: float | None = None  # of GPUs that only it used, while flagged; None: as above
 
 
 class UsageLine(Line, frozen=True, kw_only=True, tag="usage"):

@@ -234,6 +234,7 @@ def _expected(finding: Finding) -> dict[str, str]:
 def _process_status(load: ProcessLoad, boot_unix_s: float, *, unmasked: bool) -> ProcessStatus:
     process = load.process
     line = process.command_line if unmasked else masked_command_line(process.command_line)
+    gpu = _numbers(load.gpu)
     return ProcessStatus(
         pid=process.id.pid,
         parent_pid=process.parent_pid,
@@ -250,12 +251,13 @@ def _process_status(load: ProcessLoad, boot_unix_s: float, *, unmasked: bool) ->
         cpu_seconds=None if load.cpu_s is None else round(load.cpu_s, 2),
         memory_bytes=load.memory_bytes,
         threads=load.threads,
+        gpus=gpu.get("GpuBusy"),
+        gpu_memory_bytes=_bytes(gpu.get("GpuMemoryMiB")),
     )
 
 
 def _gpu(facts: Facts) -> GpuStatus:
     numbers = _numbers(facts)
-    memory_mib = numbers.get("ContainerGpuMemoryMiB")
     requested = facts.get("GpuRequested")
     return GpuStatus(
         busy=numbers.get("ContainerGpuBusy"),
@@ -263,9 +265,13 @@ def _gpu(facts: Facts) -> GpuStatus:
         requested=requested if isinstance(requested, bool) else None,
         hours=numbers.get("ContainerGpuHours", 0.0),
         devices=int(numbers.get("ContainerGpuDevices", 0)),
-        memory_bytes=None if memory_mib is None else int(memory_mib * (1 << 20)),
+        memory_bytes=_bytes(numbers.get("ContainerGpuMemoryMiB")),
         energy_joules=numbers.get("ContainerGpuJoules"),
     )
+
+
+def _bytes(mib: float | None) -> int | None:
+    return None if mib is None else int(mib * (1 << 20))
 
 
 def _numbers(facts: Facts) -> dict[str, float]:

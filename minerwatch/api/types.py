@@ -55,6 +55,8 @@ class ProcessStatus:
     open_files: int | None = None
     executed: dict[str, float] = field(default_factory=dict)  # facts on its executed code
     cpu_seconds: float | None = None  # CPU time in all; None: its container is idle
+    gpus: float | None = None  # GPUs kept busy; None: it uses none, or not known
+    gpu_memory_bytes: int | None = None  # as above
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,8 +154,9 @@ def _sources(context: click.Context, path: Path | None) -> dict[str, str]:
     sources = {key: f"{path}:{line}" for key, line in lines.items()}
     if "node.name" not in sources and os.environ.get("MINERWATCH_NODE"):
         sources["node.name"] = "MINERWATCH_NODE"
-    if "node.gpu_socket" not in sources and os.environ.get("MINERWATCH_GPU_SOCKET"):
-        sources["node.gpu_socket"] = "MINERWATCH_GPU_SOCKET"
+    for place in ("socket", "exporter"):
+        if f"node.gpu_{place}" not in sources and os.environ.get(f"MINERWATCH_GPU_{place.upper()}"):
+            sources[f"node.gpu_{place}"] = f"MINERWATCH_GPU_{place.upper()}"
     for parameter in context.command.params:
         key = _KEYS.get(parameter.name or "")
         if key is None or not context.params.get(parameter.name or ""):

@@ -163,6 +163,8 @@ class _Queries:
             peaks[key] = max(peaks.get(key, (-1.0, "")), (score, labels.get("abuse", "")))
         cores = f"sum_over_time(minerwatch_container_cpu_cores[{self._steps}])"
         cpu_h = self._by_container(f"{cores} * {self._step_s} / 3600")
+        gpus = f"sum_over_time(minerwatch_container_gpus[{self._steps}])"
+        gpu_h = self._by_container(f"{gpus} * {self._step_s} / 3600")
         at = "timestamp(minerwatch_container_score"
         flagged = self._by_container(f"min_over_time({at})[{self._steps}])")
         detected = self._by_container(f"min_over_time({at} >= 70)[{self._steps}])")
@@ -190,6 +192,7 @@ class _Queries:
                 delay_s=None,
                 ended=_time(last_s) if is_over else "",
                 cpu_hours=cpu_h.get(key),
+                gpu_hours=gpu_h.get(key) or None,
             )
             if Level.of(score):
                 found.setdefault(_node(labels), []).append(incident)

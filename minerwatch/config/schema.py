@@ -55,6 +55,7 @@ CulledAbuses = Annotated[tuple[CullableAbuse, ...], msgspec.Meta(min_length=1)]
 ActionsPerHour = Annotated[int, msgspec.Meta(ge=0, le=1000)]
 Price = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Currency = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z]{0,8}$")]
+ExporterUrl = Annotated[str, msgspec.Meta(pattern=r"^(http://[^\s/@?#]+(/[^\s?#]*)?)?$")]
 CullScore = Annotated[float, msgspec.Meta(ge=90, le=100)]
 
 
@@ -67,6 +68,7 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     units: bool = True  # also watch systemd units, other managers' jobs and the host
     cluster_networks: tuple[Network, ...] = ()  # public addresses of pods, services and partners
     gpu_library: str = ""  # path of NVIDIA's libnvidia-ml.so.1; "": in the usual folders
+    gpu_exporter: ExporterUrl = ""  # of dcgm-exporter on this node, read instead of the driver
     gpu_socket: str = ""  # of a sampler in a container that has NVIDIA's driver; "": none
 
 
@@ -97,6 +99,7 @@ class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     content: bool = True  # YARA scans of suspects' code (SYS_PTRACE, DAC_READ_SEARCH)
     budget: Duration = Duration(0.05)  # time for all probes of suspects in one tick
     gpu: bool = True  # use of GPUs (NVIDIA's driver; of AMD and Intel SYS_PTRACE)
+    gpu_pipes: bool = False  # what NVIDIA's GPUs compute (Hopper and newer); not tried on a card
     canary: bool = True  # test detection with a harmless process every 10 minutes
 
 

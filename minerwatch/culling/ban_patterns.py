@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote, urlsplit
 
+from minerwatch.kube.repository_address import ADDRESS_SCHEMES, FORGES, without_dots
+
 _END = r"(?:\.git)?(?:/|%2f)?(?:/|\Z)"
 _SLASH, _DOT = "(?:/|%2f)", r"(?:\.|%2e)"
 _OTHER = "(?:[^/%.]|%(?:[013-9a-f][0-9a-f]|2[0-9a-d]))"  # a character, neither slash nor dot
@@ -20,12 +22,7 @@ _SEPARATOR = f"{_SLASH}(?:{_DOT}?{_SLASH}|{_LEFT})*"
 """A slash, and segments that git drops from an address: empty ones, ``./`` and ``x/../``."""
 
 _PORT = r"(?:(?::|%3a)[0-9]*)?"
-_FORGES = {
-    "github.com": "GitHubRepoProvider",
-    "gist.github.com": "GistRepoProvider",
-    "gitlab.com": "GitLabRepoProvider",
-}
-SETTINGS = frozenset(f"{each}.banned_specs" for each in ("GitRepoProvider", *_FORGES.values()))
+SETTINGS = frozenset(f"{each}.banned_specs" for each in ("GitRepoProvider", *FORGES.values()))
 _MAX_CHARS = 256  # a pattern is many times as long
 
 
@@ -41,30 +38,19 @@ def banned_specs(repository: str) -> dict[str, str]:
         host, path = (parts.hostname or "").lower(), unquote(parts.path)
     except ValueError:
         return {}
-    host, path = host.removeprefix("www."), _without_dots(path)
-    if parts.scheme not in ("http", "https", "git", "ssh") or "." not in host or not path:
+    host, path = host.removeprefix("www."), without_dots(path)
+    if parts.scheme not in ADDRESS_SCHEMES or "." not in host or not path:
         return {}
-    if host in _FORGES and "/" not in path:
+    if host in FORGES and "/" not in path:
         return {}  # a whole host or owner
     anywhere = r"^(?:https?|git|ssh)(?::|%3a)" + _either("//")
     user = r"(?:[^/@]*(?:@|%40))?"
     place = _SEPARATOR.join([_either(host) + _PORT, *map(_either, path.split("/"))])
     pattern = f"{anywhere}{user}{_either('www.')}?{place}{_END}"
     patterns = {"GitRepoProvider.banned_specs": pattern}
-    if host in _FORGES:
-        patterns[f"{_FORGES[host]}.banned_specs"] = f"^{_either(path)}{_END}"
+    if host in FORGES:
+        patterns[f"{FORGES[host]}.banned_specs"] = f"^{_either(path)}{_END}"
     return patterns
-
-
-def _without_dots(path: str) -> str:
-    """Return the path as git requests it: without empty and dot segments, and without .git."""
-    kept: list[str] = []
-    for part in path.split("/"):
-        if part == "..":
-            del kept[-1:]
-        elif part not in ("", "."):
-            kept.append(part)
-    return "/".join(kept).removesuffix(".git")
 
 
 def _either(text: str) -> str:

@@ -8,6 +8,7 @@ from minerwatch.detection.field_types import Field, Source
 from minerwatch.detection.gpu_fields import (
     CONTAINER_GPU_FIELDS,
     GPU_FIELDS,
+    PIPE_FIELDS,
     PROCESS_GPU_FIELDS,
     REQUEST_FIELDS,
 )
@@ -134,6 +135,14 @@ _FIELDS = (
     ),
     Field("RssMiB", "MiB", "resident memory", _STATUS, "RssMiB|lt: 64", dynamic=True),
     Field("HugepagesMiB", "MiB", "huge pages", _STATUS, "HugepagesMiB|gte: 4", dynamic=True),
+    Field(
+        "GpuLibraries",
+        "list",
+        "libraries for GPUs that are mapped, by file name: cuda, opencl, hip, cublas, torch, …",
+        _SMAPS,
+        "GpuLibraries: cuda",
+        dynamic=True,
+    ),
     Field("JitMiB", "MiB", "anonymous executable mappings", _SMAPS, "JitMiB|gt: 0", dynamic=True),
     Field(
         "ExeNotInImage",
@@ -368,11 +377,12 @@ PROBE_FIELDS = {
     ),
     "pod_network": COUNTER_FIELDS,
     "first_words": ("DestinationHostname", "ServerName", "PoolWords"),
-    "mappings": ("JitMiB", "LargestAnonymousMiB", "LargestFileMiB"),
+    "mappings": ("JitMiB", "LargestAnonymousMiB", "LargestFileMiB", "GpuLibraries"),
     "rounding": ("RoundingShare", "RoundingModes", "FlushToZeroShare"),
     "content": ("ContentMatches",),
     "drift": ("ExeNotInImage",),
     "gpu": (*PROCESS_GPU_FIELDS, *CONTAINER_GPU_FIELDS),
+    "gpu_pipes": PIPE_FIELDS,
 }
 """The fields that each deep probe measures."""
 

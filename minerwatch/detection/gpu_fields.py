@@ -7,6 +7,11 @@ from minerwatch.detection.field_types import Field, Source
 _GPU = Source("NVML; fdinfo and KFD of AMD and Intel", "the driver; SYS_PTRACE for the files")
 _PODS = Source("the API server", "list and watch on pods (RBAC)")
 
+_PIPES = Source(
+    "GPM of NVIDIA's driver (Hopper and newer), if the container alone uses the GPU",
+    "the driver; probes.gpu_pipes, which is off",
+)
+
 _MEASURED = (
     ("GpuDevices", "count", "GPUs, or instances of them, with a context of it", "1"),
     ("GpuBusy", "GPUs", "GPUs that it keeps busy, summed", "0.8"),
@@ -18,13 +23,31 @@ _MEASURED = (
     ("ContainerGpuHours", "h", "the container's GPU time since it was first seen", "24"),
     ("ContainerGpuDevices", "count", "GPUs, or instances of them, that the container uses", "2"),
     ("ContainerGpuMemoryMiB", "MiB", "memory of GPUs that the container uses", "1000"),
+    ("ContainerGpusOverRequest", "GPUs", "whole GPUs kept busy beyond those the pod requests", "1"),
     ("ContainerGpuJoules", "J", "energy of GPUs that only the container uses", "1000000"),
+)
+
+_PIPES_MEASURED = (
+    ("GpuInteger", "0..1", "use of its GPU's integer units", "0.5"),
+    ("GpuIntegerShare", "0..1", "that as a share of all arithmetic units' use", "0.6"),
+    ("GpuFp16", "0..1", "use of its GPU's units for half precision", "0.1"),
+    ("GpuFp32", "0..1", "the same for single precision", "0.1"),
+    ("GpuFp64", "0..1", "the same for double precision", "0.1"),
+    ("GpuTensor", "0..1", "use of its GPU's tensor cores", "0.1"),
+    ("GpuTensorFloat", "0..1", "the same for floating point", "0.1"),
+    ("GpuTensorInt8", "0..1", "the same for integers", "0.3"),
+    ("GpuDram", "0..1", "use of the bandwidth of its GPU's memory", "0.6"),
+    ("GpuHostTraffic", "MiB/s", "between its GPU and the host, both ways", "5"),
 )
 
 GPU_FIELDS = (
     *(
         Field(name, unit, meaning, _GPU, f"{name}|gte: {least}", dynamic=True)
         for name, unit, meaning, least in _MEASURED
+    ),
+    *(
+        Field(name, unit, meaning, _PIPES, f"{name}|gte: {least}", dynamic=True)
+        for name, unit, meaning, least in _PIPES_MEASURED
     ),
     Field(
         "GpuRequested",
@@ -33,10 +56,17 @@ GPU_FIELDS = (
         _PODS,
         "GpuRequested: false",
     ),
-    Field("ContainerGpuLimit", "GPUs", "requested by the pod", _PODS, "ContainerGpuLimit|lt: 1"),
+    Field(
+        "ContainerGpuLimit",
+        "GPUs",
+        "requested by the pod; absent if it claims devices by name",
+        _PODS,
+        "ContainerGpuLimit|lt: 1",
+    ),
 )
 
 CONTAINER_GPU_FIELDS = tuple(name for name, *_ in _MEASURED if name.startswith("Container"))
 """Measured; shared by all processes of a container."""
 PROCESS_GPU_FIELDS = tuple(name for name, *_ in _MEASURED if not name.startswith("Container"))
+PIPE_FIELDS = tuple(name for name, *_ in _PIPES_MEASURED)
 REQUEST_FIELDS = ("GpuRequested", "ContainerGpuLimit")

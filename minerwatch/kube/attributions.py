@@ -30,6 +30,7 @@ from typing import NamedTuple
 from minerwatch.kube import owners
 from minerwatch.kube.owners import Source, SourceKind
 from minerwatch.kube.pod_parsing import PodFields
+from minerwatch.kube.repository_address import one_spelling
 from minerwatch.model import Attribution, OwnerKind, Pod, PodContainer
 from minerwatch.untrusted_text.display import printable
 from minerwatch.untrusted_text.redaction import redacted
@@ -165,7 +166,7 @@ def of_build(
     if pod.labels.get(_COMPONENT) not in _ENGINES_OF_BUILDS or _controller_kind(pod) != "DaemonSet":
         return
     builds = {
-        owners.without_credentials(each.annotations[_BUILD_REPOSITORY]): each
+        one_spelling(each.annotations[_BUILD_REPOSITORY]): each
         for each in pods()
         if each.namespace == pod.namespace
         and each.phase in ("Running", "Pending")

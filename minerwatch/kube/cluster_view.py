@@ -281,10 +281,11 @@ def identity_facts(identity: Identity | None) -> Facts:
         if names:
             facts[field] = names if kind is not OwnerKind.DIGEST else names[0]
     gpus = [each.gpus for each in identity.pod.containers]
-    if count := sum(each or 0.0 for each in gpus):
-        facts |= {"GpuRequested": True, "ContainerGpuLimit": count}
-    elif None not in gpus:
-        facts["GpuRequested"] = False
+    count = sum(each or 0.0 for each in gpus)
+    if count or None not in gpus:
+        facts["GpuRequested"] = count > 0
+    if count and None not in gpus:
+        facts["ContainerGpuLimit"] = count
     if identity.is_named:
         facts["ContainerName"] = identity.container
     return {**facts, "ContainerImage": identity.image} if identity.image else facts

@@ -19,13 +19,16 @@ from enum import StrEnum
 
 from minerwatch.errors import ConfigError
 from minerwatch.kube.pod_parsing import PodFields
+from minerwatch.kube.repository_address import one_spelling, without_credentials
 from minerwatch.model import Owner, OwnerReference, Pod, PodContainerKind
 
 TEMPLATE_HASH_LABEL = "pod-template-hash"
 """A Deployment names its ReplicaSets after itself and this label's value."""
 
 _JOB_OF_CRON_JOB = re.compile(r"(.+)-([0-9]{8}|[0-9]{10})")
-_CREDENTIALS = re.compile(r"(?<=://)[^/?#]*@")
+REPOSITORIES = frozenset({"BINDER_REPO_URL", "binder-repo"})
+"""Variables and annotations in which BinderHub has a repository as its visitor wrote it."""
+
 _LATEST_START_S = 7 * 86400.0
 _CLOCK_SKEW_S = 300.0
 
@@ -129,12 +132,8 @@ def owner(pod: Pod, asked: Iterable[Source]) -> Owner | None:
 
 def value_of(pod: Pod, source: Source) -> str:
     """Return the name that ``source`` has for ``pod``; "": none."""
-    return without_credentials(_NAMES[source.kind](pod, source.key).strip())
-
-
-def without_credentials(name: str) -> str:
-    """Return the name, if it is an address without the user and the password in it."""
-    return _CREDENTIALS.sub("", name, count=1)
+    name = _NAMES[source.kind](pod, source.key).strip()
+    return one_spelling(name) if source.key in REPOSITORIES else without_credentials(name)
 
 
 def owner_chain(pod: Pod) -> tuple[OwnerReference, ...]:

@@ -1,8 +1,9 @@
 """GPUs and the processes that use them, by samplers (children/gpu_sampler.py) that may hang.
 
-A sampler is a child of the agent, or runs in a container beside it, behind a Unix socket. It is
-asked once a tick, and its answer is taken at a later tick: the agent never waits for a driver. One
-that does not answer is left alone until it does, because it may be inside the driver.
+A sampler is a child of the agent, or runs in a container beside it, behind a Unix socket. Or a
+child reads dcgm-exporter (children/dcgm_reader.py). It is asked once a tick, and its answer is
+taken at a later tick: the agent never waits for a driver. One that does not answer is left alone
+until it does, because it may be inside the driver.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +29,8 @@ MAX_SILENCE_S = 30.0
 _SEND_S = 0.01
 _MAX_TEXT = 64
 _MAX_REASONS = 32
+_MAX_BYTES = 1 << 50
+_MAX_PIPE = 1e7  # MiB/s; shares are 1 at most
 NO_NVML = "none"
 """Instead of a path: the child does not load NVIDIA's library."""
 
@@ -47,17 +50,30 @@ class GpuDevice:
     busy: float | None  # share of the time in which anything ran, 0..1
     watts: float | None  # mean since the last reading
     is_split: bool  # into instances that are used apart from each other
+    left_out: int = 0  # uses over the sampler's bound
+    pipes: Mapping[str, float] = field(default_factory=dict)  # children/gpu_pipes.py: METRICS
 
 
 @dataclass(frozen=True, slots=True)
 class GpuUse:
     """One process on one GPU, or on one instance of it."""
 
-    pid: int
+    pid: int  # 0: of a namespace that the driver does not see from here
     device: int  # index in ``GpuSample.devices``
     instance: int | None
     busy: float | None  # share of the GPU since the last reading; None: not known
     memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class GpuGrant:
+    """A container that was given a GPU, by the exporter's word; its processes are not known."""
+
+    device: int
+    namespace: str
+    pod: str
+    container: str
+    memory_bytes: int | None  # in use; None: not known, or of several
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +84,7 @@ class GpuSample:
     sources: tuple[str, ...]  # drivers
     devices: tuple[GpuDevice, ...]
     uses: tuple[GpuUse, ...]
-    left_out: int  # uses over the sampler's bound, those with the least share
+    grants: tuple[GpuGrant, ...] = ()
 
 
 class _Device(msgspec.Struct):
@@ -77,6 +93,8 @@ class _Device(msgspec.Struct):
     busy: float | None = None
     watts: float | None = None
     is_split: bool = False
+    left_out: int = 0
+    pipes: dict[str, float] = {}
 
 
 class Answer(msgspec.Struct):
@@ -87,7 +105,7 @@ class Answer(msgspec.Struct):
     sources: list[str] = []
     devices: list[_Device] = []
     uses: list[tuple[int, int, int | None, float | None, int | None]] = []
-    left_out: int = 0
+    pods: list[tuple[int, str, str, str, int | None]] = []
     failures: dict[str, int] = {}
 
     def sample(self) -> GpuSample:
@@ -99,20 +117,31 @@ class Answer(msgspec.Struct):
                 _share(each.busy),
                 each.watts if each.watts is not None and 0 <= each.watts < 1e5 else None,
                 each.is_split,
+                max(0, each.left_out),
+                {name: use for name, use in each.pipes.items() if 0 <= use < _MAX_PIPE},
             )
             for each in self.devices
         )
         uses = tuple(
-            GpuUse(pid, device, instance, _share(busy), memory)
+            GpuUse(max(0, pid), device, instance, _share(busy), _bytes(memory))
             for pid, device, instance, busy, memory in self.uses
-            if pid > 0 and 0 <= device < len(devices) and (memory is None or 0 <= memory < 1 << 50)
+            if 0 <= device < len(devices)
+        )
+        grants = tuple(
+            GpuGrant(device, namespace, pod, container, _bytes(memory))
+            for device, namespace, pod, container, memory in self.pods
+            if 0 <= device < len(devices)
         )
         sources = tuple(printable(each, _MAX_TEXT) for each in self.sources)
-        return GpuSample(self.at_s, sources, devices, uses, max(0, self.left_out))
+        return GpuSample(self.at_s, sources, devices, uses, grants)
 
 
 def _share(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else min(1.0, max(0.0, value))
+
+
+def _bytes(value: int | None) -> int | None:
+    return value if value is not None and 0 <= value < _MAX_BYTES else None
 
 
 class GpuSampler(Protocol):
@@ -163,6 +192,13 @@ class ChildSampler:
         self._program.release()
 
 
+class ExporterSampler(ChildSampler):
+    """dcgm-exporter, read by a child: it names containers and no processes."""
+
+    def __init__(self, url: str) -> None:
+        self._program = GuardedProgram(CHILDREN / "dcgm_reader.py", url)
+
+
 class SocketSampler:
     """A sampler behind a Unix socket."""
 
@@ -204,8 +240,9 @@ class SocketSampler:
 class GpuReader:
     """Ask samplers, one question at a time each; for one thread."""
 
-    def __init__(self, samplers: Sequence[GpuSampler]) -> None:
+    def __init__(self, samplers: Sequence[GpuSampler], *, with_pipes: bool = False) -> None:
         self._samplers = samplers
+        self._asked_for: dict[str, Any] = {"pipes": True} if with_pipes else {}
         self._asked_s: list[float | None] = [None] * len(samplers)
         self._is_late = [False] * len(samplers)
         self._counted: list[dict[str, int]] = [{} for _ in samplers]
@@ -222,7 +259,9 @@ class GpuReader:
         for index, sampler in enumerate(self._samplers):
             try:
                 sample = self._take(index, sampler)
-                if self._asked_s[index] is None and sampler.send({"pids": [*pids]}):
+                if self._asked_s[index] is None and sampler.send(
+                    {"pids": [*pids], **self._asked_for}
+                ):
                     self._asked_s[index] = time.monotonic()
             except (OSError, ValueError):
                 self.failures["sampler"] += 1
@@ -260,7 +299,7 @@ class GpuReader:
             self.failures["foreign_pids"] += 1
             return None
         sample = answer.sample()
-        self.failures["crowded"] += sample.left_out
+        self.failures["crowded"] += sum(each.left_out for each in sample.devices)
         return None if is_late else sample
 
     def _count(self, index: int, now: dict[str, int]) -> None:

@@ -38,6 +38,39 @@ _MAPPING = re.compile(
     rb"((?:[A-Z]\w*:[^\n]*\n)*)",
     re.MULTILINE,
 )
+_LIBRARIES = {
+    f"lib{stem}".encode(): name
+    for name, stems in {
+        "cuda": "cuda cudart",
+        "hip": "amdhip64 hsa-runtime64",
+        "level_zero": "ze_loader",
+        "nvml": "nvidia-ml",
+        "nvrtc": "nvrtc",
+        "opencl": "OpenCL nvidia-opencl amdocl64 igdrcl",
+        "cublas": "cublas cublasLt",
+        "cudnn": "cudnn",
+        "cufft": "cufft hipfft rocfft",
+        "curand": "curand hiprand rocrand",
+        "cusolver": "cusolver rocsolver",
+        "cusparse": "cusparse rocsparse",
+        "ggml": "ggml-cuda ggml-hip ggml-vulkan",
+        "miopen": "MIOpen",
+        "mpi": "mpi",
+        "nccl": "nccl rccl",
+        "nvcuvid": "nvcuvid",
+        "nvenc": "nvidia-encode",
+        "onednn": "dnnl mkl_sycl",
+        "onnxruntime": "onnxruntime_providers_cuda onnxruntime_providers_rocm",
+        "optix": "nvoptix",
+        "rocblas": "rocblas hipblas hipblaslt",
+        "tensorflow": "tensorflow_framework tensorflow_cc",
+        "tensorrt": "nvinfer",
+        "torch": "torch_cuda torch_hip",
+    }.items()
+    for stem in stems.split()
+}
+"""File names without .so and version, or the digest that wheels add: what programs use GPUs by."""
+
 _RESIDENT = re.compile(rb"^(?:Rss|Private_Hugetlb|Shared_Hugetlb): +(\d{1,18}) kB", re.MULTILINE)
 
 
@@ -48,6 +81,7 @@ class Mappings:
     jit_mib: float  # anonymous and executable
     largest_anonymous_mib: float  # resident, huge pages counted
     largest_file_mib: float = 0.0  # of a file on a disk, in address space
+    gpu_libraries: frozenset[str] = frozenset()  # by the names of files, which anyone can choose
 
     def joined(self, more: Mappings) -> Mappings:
         """Return the sums over these mappings and others of the same process."""
@@ -55,6 +89,7 @@ class Mappings:
             self.jit_mib + more.jit_mib,
             max(self.largest_anonymous_mib, more.largest_anonymous_mib),
             max(self.largest_file_mib, more.largest_file_mib),
+            self.gpu_libraries | more.gpu_libraries,
         )
 
 
@@ -181,17 +216,29 @@ def parse_smaps(content: bytes) -> Mappings:
     jit_bytes = 0
     largest_kib = 0
     file_bytes = 0
+    libraries = set()
     for match in _MAPPING.finditer(content):
         start, end, rights, _device, inode, name, rest = match.groups()
         if not _is_anonymous(inode, name):
             if inode != b"0":
                 file_bytes = max(file_bytes, int(end, 16) - int(start, 16))
+                libraries.add(_gpu_library(name))
             continue
         if b"x" in rights:
             jit_bytes += max(0, int(end, 16) - int(start, 16))
         resident_kib = sum(int(number) for number in _RESIDENT.findall(rest))
         largest_kib = max(largest_kib, resident_kib)
-    return Mappings(jit_bytes / (1 << 20), largest_kib / 1024, file_bytes / (1 << 20))
+    return Mappings(
+        jit_bytes / (1 << 20),
+        largest_kib / 1024,
+        file_bytes / (1 << 20),
+        frozenset(filter(None, libraries)),
+    )
+
+
+def _gpu_library(path: bytes) -> str | None:
+    stem = path[path.rfind(b"/") + 1 :].partition(b".so")[0]
+    return _LIBRARIES.get(stem) or _LIBRARIES.get(stem.rpartition(b"-")[0])
 
 
 def _is_anonymous(inode: bytes, name: bytes) -> bool:

@@ -15,18 +15,22 @@ from typing import NamedTuple
 from minerwatch.detection.cpu_history import CpuHistory
 from minerwatch.detection.facts import measured
 from minerwatch.model import ContainerKey, Facts, ProcessId
-from minerwatch.node.gpu_use import GpuReader, GpuSample, GpuUse
+from minerwatch.node.gpu_use import GpuDevice, GpuReader, GpuSample, GpuUse
 from minerwatch.probes.base import NO_FACTS
+from minerwatch.probes.gpu_pipes import Users, pipe_facts, sole_pipes
 
 _BUSY_SHARE = 0.5
 """From which on a process counts as keeping a GPU busy (``GpuBusyFor``)."""
 _NOTABLE_SHARE = 0.05
 """Of a GPU, from which on a container is measured however little CPU time it uses."""
+_UNKNOWN_SHARE = 0.2
+"""Of a device of which nothing is known, counted towards looks for each container on it."""
 _WINDOW_S = 60.0
 _KEPT_S = 35.0
 """A sample stands for so long; then nothing is known. Also the longest time one is counted for."""
 
 UserOf = Callable[[int], "GpuUser | None"]
+Named = Callable[[str, str, str], ContainerKey | None]
 
 
 class GpuUser(NamedTuple):
@@ -42,6 +46,7 @@ class _Sum:
     """Use of one process, or of one container, in one sample."""
 
     busy: float | None = None  # GPUs kept busy
+    possible: float = 0.0  # GPUs that it may keep busy beside that: nothing is evidence, but looks
     memory_bytes: int | None = None
     watts: float = 0.0  # of devices that no other container uses
     places: set[tuple[int, int | None]] = field(default_factory=set)  # devices, instances
@@ -52,6 +57,11 @@ class _Sum:
         self.places.add((use.device, use.instance))
         self.count = len(self.places)
         self._add(use.busy, use.memory_bytes)
+
+    @property
+    def most(self) -> float:
+        """Return the GPUs that it keeps busy at most."""
+        return (self.busy or 0.0) + self.possible
 
     def merge(self, other: _Sum) -> None:
         """Add what uses devices of another sampler."""
@@ -69,12 +79,13 @@ class _Sum:
 class _Process:
     """A process on the devices of one sampler."""
 
-    __slots__ = ("_busy_since_s", "_history", "_now")
+    __slots__ = ("_busy_since_s", "_history", "_now", "pipes")
 
     def __init__(self, now: _Sum, at_s: float) -> None:
         self._now = now
         self._history = CpuHistory(at_s, 0.0)  # of its GPU time
         self._busy_since_s: tuple[float, float] | None = None  # and up to when
+        self.pipes = NO_FACTS
 
     def add(self, now: _Sum, at_s: float, elapsed_s: float) -> None:
         """Take the use of ``elapsed_s`` up to ``at_s``."""
@@ -87,7 +98,7 @@ class _Process:
     def facts(self) -> Facts:
         """Return the facts about it."""
         memory_bytes, busy = self._now.memory_bytes, self._busy_since_s
-        return measured(
+        of_use = measured(
             GpuDevices=self._now.count,
             GpuBusy=self._now.busy,
             GpuBusyFor=busy[1] - busy[0] if busy else 0.0,
@@ -95,6 +106,7 @@ class _Process:
             GpuFlatness=self._history.flatness(),
             GpuMemoryMiB=None if memory_bytes is None else memory_bytes / (1 << 20),
         )
+        return {**of_use, **self.pipes}
 
 
 @dataclass(slots=True)
@@ -106,6 +118,26 @@ class _Known:
     sums: dict[ProcessId, _Sum] = field(default_factory=dict)
     processes: dict[ProcessId, _Process] = field(default_factory=dict)
     containers: dict[ContainerKey, _Sum] = field(default_factory=dict)
+    busy: dict[int, dict[ContainerKey, float]] = field(default_factory=dict)  # by whole device
+    container_of: dict[ProcessId, ContainerKey] = field(default_factory=dict)
+
+    def on_devices(self) -> tuple[Sequence[GpuDevice], Users]:
+        """Return the devices and the containers on each."""
+        return self.sample.devices, self.users
+
+    def add_possible(self, placed: Sequence[tuple[GpuUse, GpuUser]], attributed: set[int]) -> None:
+        """Add what containers may use of devices whose rate is not ``attributed`` to one."""
+        told = {(use.device, user.container) for use, user in placed if use.busy is not None}
+        for index, (device, users) in enumerate(zip(self.sample.devices, self.users, strict=True)):
+            rate = _UNKNOWN_SHARE if device.busy is None else device.busy
+            for key in users if index not in attributed else ():
+                if key is not None and (index, key) not in told:
+                    self.containers[key].possible += rate
+
+    def add_busy(self, device: int, container: ContainerKey, share: float) -> None:
+        """Add to the share of a device that a container keeps busy."""
+        shares = self.busy.setdefault(device, {})
+        shares[container] = shares.get(container, 0.0) + share
 
 
 @dataclass(slots=True)
@@ -126,33 +158,44 @@ class Gpus:
         self._unplaced = 0
         self.used_s: Mapping[ContainerKey, float] = {}
         """GPU time of each container since the tick before."""
-        self.process_used_s: Mapping[ProcessId, float] = {}
-        """The same of each process."""
+        self.possible_s: Mapping[ContainerKey, float] = {}
+        """The same with what it may have used: to use a device beside others saves no look."""
+        self.process_possible_s: Mapping[ProcessId, float] = {}
+        """The same of each process; of one whose share is not known, its container's."""
         self.joules: Mapping[ContainerKey, float] = {}
         """Energy since the tick before, of devices that only this container uses."""
 
-    def tick(self, at_s: float, pids: Sequence[int], user_of: UserOf) -> None:
+    def tick(
+        self, at_s: float, pids: Sequence[int], user_of: UserOf,
+        named: Named = lambda *_names: None,
+    ) -> None:  # fmt: skip
         """Take the samples that have come, and ask for the next ones; never wait for a driver.
 
         ``pids``: processes in which to look for an open device. ``user_of`` returns the process
-        that has a PID now.
+        that has a PID now, ``named`` the container by namespace, pod and name.
         """
         used_s: dict[ContainerKey, float] = defaultdict(float)
-        process_used_s: dict[ProcessId, float] = defaultdict(float)
+        possible_s: dict[ContainerKey, float] = defaultdict(float)
+        process_possible_s: dict[ProcessId, float] = defaultdict(float)
         joules: dict[ContainerKey, float] = defaultdict(float)
         for number, sample in self._reader.exchange(pids):
             before = self._known.get(number)
-            known = self._known[number] = self._placed(sample, user_of)
-            elapsed_s = 0.0
+            known = self._known[number] = self._placed(sample, user_of, named)
+            elapsed_s, sole = 0.0, {}
             if before is not None:
+                sole = sole_pipes(known.on_devices(), before.on_devices())
                 elapsed_s = min(max(0.0, sample.at_s - before.sample.at_s), _KEPT_S)
             for process, now in known.sums.items():
                 state = (before.processes if before else {}).get(process)
                 state = known.processes[process] = state or _Process(now, sample.at_s)
                 state.add(now, sample.at_s, elapsed_s)
-                process_used_s[process] += (now.busy or 0.0) * elapsed_s
+                state.pipes = pipe_facts([sole[n] for n, _ in now.places if n in sole])
+                of_all = known.containers[known.container_of[process]].most
+                busy = of_all if now.busy is None else now.busy
+                process_possible_s[process] += busy * elapsed_s
             for key, total in known.containers.items():
                 used_s[key] += (total.busy or 0.0) * elapsed_s
+                possible_s[key] += total.most * elapsed_s
                 joules[key] += total.watts * elapsed_s
         for key in used_s:
             sums = self._totals.setdefault(key, _Total())
@@ -160,7 +203,8 @@ class Gpus:
             sums.joules += joules[key]
         for number in [n for n, each in self._known.items() if at_s > each.sample.at_s + _KEPT_S]:
             del self._known[number]
-        self.used_s, self.process_used_s, self.joules = used_s, process_used_s, joules
+        self.used_s, self.joules = used_s, joules
+        self.possible_s, self.process_possible_s = possible_s, process_possible_s
 
     def end_tick(self, containers: Collection[ContainerKey]) -> None:
         """Forget containers that are gone."""
@@ -194,12 +238,19 @@ class Gpus:
         )
 
     def is_notable(self, container: ContainerKey) -> bool:
-        """Return True if the container keeps a part of a GPU busy."""
+        """Return True if the container keeps a part of a GPU busy, or may do so."""
         return any(
-            container in known.containers
-            and (known.containers[container].busy or 0.0) >= _NOTABLE_SHARE
+            container in known.containers and known.containers[container].most >= _NOTABLE_SHARE
             for known in self._known.values()
         )
+
+    def busy_devices(self) -> Iterator[Mapping[ContainerKey, float]]:
+        """Yield, for each whole device in use, its share that each container keeps busy.
+
+        A share counts where the driver has one of each process, or the container is alone there.
+        """
+        for known in self._known.values():
+            yield from known.busy.values()
 
     def sources(self) -> tuple[str, ...]:
         """Return the drivers that answer."""
@@ -222,7 +273,7 @@ class Gpus:
         """Let the samplers end."""
         self._reader.close()
 
-    def _placed(self, sample: GpuSample, user_of: UserOf) -> _Known:
+    def _placed(self, sample: GpuSample, user_of: UserOf, named: Named) -> _Known:
         """Attribute the uses of a sample to processes and containers."""
         known = _Known(sample, users=[set() for _ in sample.devices])
         placed: list[tuple[GpuUse, GpuUser]] = []
@@ -235,11 +286,16 @@ class Gpus:
                 known.users[use.device].add(user.container)
                 placed.append((use, user))
         for use, user in placed:
+            known.container_of[user.process] = user.container
             known.sums.setdefault(user.process, _Sum()).add(use)
             known.containers.setdefault(user.container, _Sum()).add(use)
+            if use.busy is not None and not sample.devices[use.device].is_split:
+                known.add_busy(use.device, user.container, use.busy)
+        self._place_grants(known, named)
+        attributed = set()
         for index, device in enumerate(sample.devices):
             users = known.users[index]
-            if len(users) != 1 or None in users or device.is_split or sample.left_out:
+            if len(users) != 1 or None in users or device.is_split or device.left_out:
                 continue
             (owner,) = users
             assert owner is not None  # noqa: S101 - checked above
@@ -247,8 +303,21 @@ class Gpus:
             total.watts += device.watts or 0.0
             own = [(use, user.process) for use, user in placed if use.device == index]
             if device.busy is not None and all(use.busy is None for use, _ in own):
+                attributed.add(index)
                 total.busy = (total.busy or 0.0) + device.busy
+                known.add_busy(index, owner, device.busy)
                 if len({process for _, process in own}) == 1:
                     of_process = known.sums[own[0][1]]
                     of_process.busy = (of_process.busy or 0.0) + device.busy
+        known.add_possible(placed, attributed)
         return known
+
+    def _place_grants(self, known: _Known, named: Named) -> None:
+        """Attribute devices to the containers that were given them."""
+        for grant in known.sample.grants:
+            key = named(grant.namespace, grant.pod, grant.container)
+            self._unplaced += key is None
+            known.users[grant.device].add(key)
+            if key is not None:
+                use = GpuUse(0, grant.device, None, None, grant.memory_bytes)
+                known.containers.setdefault(key, _Sum()).add(use)

@@ -9,7 +9,7 @@ from minerwatch.probes.base import ReaderProbe
 
 
 class MemoryMappings(ReaderProbe[Mappings]):
-    """Facts: JitMiB, LargestAnonymousMiB, LargestFileMiB."""
+    """Facts: JitMiB, LargestAnonymousMiB, LargestFileMiB, GpuLibraries."""
 
     name = "mappings"
     every_s = 60.0
@@ -20,4 +20,5 @@ class MemoryMappings(ReaderProbe[Mappings]):
             JitMiB=answer.jit_mib,
             LargestAnonymousMiB=answer.largest_anonymous_mib,
             LargestFileMiB=answer.largest_file_mib,
+            GpuLibraries=tuple(sorted(answer.gpu_libraries)) or None,
         )

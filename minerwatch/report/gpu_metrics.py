@@ -19,7 +19,7 @@ class GpuFigures:
 
     sources: Sequence[str] = ()  # "nvidia 580.1": the driver, and its version if it has one
     attributions: Mapping[str, int] = field(default_factory=dict)  # none, alone, shared -> GPUs
-    unrequested: int = 0  # in use by pods that requested none
+    unrequested: int = 0  # in use by pods that requested none, or fewer
 
 
 class GpuMetrics(Collector):
@@ -63,7 +63,7 @@ class GpuMetrics(Collector):
             gpus.add_metric([attribution], count)
         yield gpus
         unrequested = GaugeMetricFamily(
-            "minerwatch_unrequested_gpus", "GPUs in use by pods that requested none."
+            "minerwatch_unrequested_gpus", "GPUs in use beyond those that pods requested."
         )
         if self.figures.attributions:
             unrequested.add_metric([], self.figures.unrequested)

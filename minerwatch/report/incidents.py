@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 
-from minerwatch.api.history import Day, Gap, Incident, IncidentAction, NodeHistory
+from minerwatch.api.history import Day, Gap, Incident, IncidentAction, NodeHistory, weight
 from minerwatch.api.journal import ActionLine, AgentLine, AnyLine, Usage, UsageLine, VerdictLine
 from minerwatch.fair_queue import interleaved
 from minerwatch.format import rfc3339
@@ -24,9 +24,33 @@ _MAX_ACTIONS = 2000
 _MAX_ACTIONS_OF_POD = 20
 _DAY_S = 86400.0
 _MAX_HOURS = 1e9  # a damaged line may hold any number
+_JOULES_PER_KWH = 3.6e6
 _RANKS = {level.label: int(level) for level in Level}
 _FLAGGED = frozenset(level.label for level in Level if level)
 _DETECTED = frozenset((Level.LIKELY.label, Level.CONFIRMED.label))
+
+
+@dataclass(slots=True)
+class _Meter:
+    """CPU hours, GPU hours or kWh of a container while it was flagged, by two lower bounds."""
+
+    by_usage: float | None = None  # lines of usage, from the beginning of the window
+    by_level: float | None = None  # changes of level; None: one line alone says nothing
+
+    def add_usage(self, amount: float | None) -> None:
+        if amount is not None:
+            self.by_usage = (self.by_usage or 0.0) + amount
+
+    def add_level(self, before: float | None, now: float | None) -> None:
+        if before is not None and now is not None:
+            self.by_level = (self.by_level or 0.0) + max(0.0, now - before)
+
+    def total(self) -> float | None:
+        """Return the larger bound; None if there is neither."""
+        return max((h for h in (self.by_usage, self.by_level) if h is not None), default=None)
+
+
+_Counters = tuple[float | None, float | None, float | None]
 
 
 @dataclass(slots=True)
@@ -39,20 +63,18 @@ class _Case:
     detected: str = ""
     delay_s: float | None = None
     ended: str = ""
-    usage_core_s: float = 0.0  # by lines of usage, from the beginning of the window
-    has_usage: bool = False
-    level_cpu_h: float | None = None  # by changes of level; None: one line alone says nothing
-    open: dict[str, float | None] = field(default_factory=dict)  # flagged now: CPU hours so far
+    meters: tuple[_Meter, _Meter, _Meter] = field(  # CPU, GPU, energy of GPUs
+        default_factory=lambda: (_Meter(), _Meter(), _Meter())
+    )
+    open: dict[str, _Counters] = field(default_factory=dict)  # flagged now: counters then
 
     @property
     def score(self) -> float:
         return self.place.score if isinstance(self.place, VerdictLine) else -1.0
 
     @property
-    def cpu_hours(self) -> float | None:
-        """Return the larger of two lower bounds; None if there is neither."""
-        by_usage = self.usage_core_s / 3600 if self.has_usage else None
-        return max((h for h in (by_usage, self.level_cpu_h) if h is not None), default=None)
+    def weight(self) -> float:
+        return weight(self.meters[0].total(), self.meters[1].total())
 
 
 @dataclass(slots=True)
@@ -143,13 +165,13 @@ def _add_verdict(sums: _Sums, line: VerdictLine, *, is_within: bool) -> None:
     name = f"{line.pod_uid}\n{line.container}" if line.pod_uid else line.key
     case = sums.cases.get(name)
     if case is not None:
-        _add_cpu(case, line)
+        _add_counters(case, line)
     if line.level in _FLAGGED:
         if case is None:
             case = sums.cases.pop(line.key, None) or _Case(line, _RANKS[line.level], line.at)
             _insert(sums, name, case)
         sums.names[line.key] = name
-        _flag(case, line, line.cpu_hours if is_within else None)
+        _flag(case, line, _counters(line) if is_within else (None, None, None))
     elif case is not None:
         case.open.pop(line.key, None)
         if not case.open and is_within:
@@ -158,16 +180,21 @@ def _add_verdict(sums: _Sums, line: VerdictLine, *, is_within: bool) -> None:
             del sums.cases[name]
 
 
-def _add_cpu(case: _Case, line: VerdictLine) -> None:
-    """Add the CPU hours since the container's last change of level."""
-    before_h = case.open.get(line.key)
-    if before_h is not None:
-        case.level_cpu_h = (case.level_cpu_h or 0.0) + max(0.0, line.cpu_hours - before_h)
+def _add_counters(case: _Case, line: VerdictLine) -> None:
+    """Add what was used since the container's last change of level."""
+    if (before := case.open.get(line.key)) is not None:
+        for meter, was, now in zip(case.meters, before, _counters(line), strict=True):
+            meter.add_level(was, now)
 
 
-def _flag(case: _Case, line: VerdictLine, cpu_hours: float | None) -> None:
+def _counters(line: VerdictLine) -> _Counters:
+    joules = line.gpu_joules
+    return line.cpu_hours, line.gpu_hours, None if joules is None else joules / _JOULES_PER_KWH
+
+
+def _flag(case: _Case, line: VerdictLine, counters: _Counters) -> None:
     case.ended = ""
-    case.open[line.key] = cpu_hours
+    case.open[line.key] = counters
     case.rank = max(case.rank, _RANKS[line.level])
     if line.score >= case.score:
         case.place = line
@@ -199,8 +226,14 @@ def _add_usage(sums: _Sums, interval: Interval, usage: UsageLine) -> None:
         elif not isinstance(case.place, VerdictLine):
             case.ended = usage.at
         case.rank = max(case.rank, _RANKS[each.level])
-        case.usage_core_s += seconds * each.cpu_cores
-        case.has_usage = True
+        hours = seconds / 3600
+        kwh = None if each.gpu_watts is None else each.gpu_watts * hours / 1000
+        for meter, amount in zip(
+            case.meters,
+            (each.cpu_cores * hours, None if each.gpus is None else each.gpus * hours, kwh),
+            strict=True,
+        ):
+            meter.add_usage(amount)
 
 
 def _add_action(sums: _Sums, line: ActionLine) -> None:
@@ -220,9 +253,7 @@ def _insert(sums: _Sums, key: str, case: _Case) -> None:
 def _keep_foremost(sums: _Sums) -> None:
     """Drop the least of too many: namespaces take turns, detected ones come first."""
     if len(sums.cases) > MAX_INCIDENTS:
-        ranked = sorted(
-            sums.cases.items(), key=lambda item: (-item[1].rank, -(item[1].cpu_hours or 0.0))
-        )
+        ranked = sorted(sums.cases.items(), key=lambda item: (-item[1].rank, -item[1].weight))
         detected = [item for item in ranked if item[1].detected]
         others = [item for item in ranked if not item[1].detected]
         in_turn = [
@@ -235,7 +266,7 @@ def _keep_foremost(sums: _Sums) -> None:
         for _, case in in_turn[MAX_INCIDENTS:]:
             if len(sums.dropped) < _MAX_DROPPED:
                 sums.dropped.add(hash(case.place.key))
-            sums.unlisted_h += case.cpu_hours or 0.0
+            sums.unlisted_h += case.meters[0].total() or 0.0
 
 
 _Pod = tuple[str, ...]
@@ -259,7 +290,9 @@ def _incident(case: _Case, of_pod: dict[_Pod, list[IncidentAction]]) -> Incident
     actions = of_pod.get((uid,)) if uid else None
     if actions is None:
         actions = of_pod.get((place.namespace, place.pod or place.container), [])
-    hours = case.cpu_hours
+    cpu_hours, gpu_hours, energy_kwh = (
+        None if (total := meter.total()) is None else _hours(total * 3600) for meter in case.meters
+    )
     return Incident(
         key=place.key,
         namespace=place.namespace,
@@ -276,7 +309,9 @@ def _incident(case: _Case, of_pod: dict[_Pod, list[IncidentAction]]) -> Incident
         detected=case.detected,
         delay_s=case.delay_s,
         ended=case.ended,
-        cpu_hours=None if hours is None else _hours(hours * 3600),
+        cpu_hours=cpu_hours,
+        gpu_hours=gpu_hours,
+        energy_kwh=energy_kwh,
         actions=tuple(islice(actions, _MAX_ACTIONS_OF_POD)),
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from minerwatch.api.history import Day, Gap, Incident, NodeHistory, Prices
+from minerwatch.api.history import Day, Gap, Incident, NodeHistory, Prices, weight
 from minerwatch.api.types import Unanswered
 from minerwatch.format import counted, duration, rfc3339
 from minerwatch.model import Level, Outcome
@@ -226,7 +226,11 @@ def _reported(
     ]
     return sorted(
         found,
-        key=lambda each: (-_RANKS.get(each.level, 0), -(each.cpu_hours or 0.0), each.flagged),
+        key=lambda each: (
+            -_RANKS.get(each.level, 0),
+            -weight(each.cpu_hours, each.gpu_hours),
+            each.flagged,
+        ),
     )
 
 
@@ -309,7 +313,7 @@ def _abuses(incidents: Sequence[ReportedIncident]) -> list[AbuseSum]:
 
 
 def _most_first(each: Sum) -> tuple[float, int]:
-    return -(each.cpu_hours or 0.0), -each.incidents
+    return -weight(each.cpu_hours, each.gpu_hours), -each.incidents
 
 
 def _rules(incidents: Iterable[ReportedIncident]) -> list[RuleCount]:

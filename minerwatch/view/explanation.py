@@ -20,7 +20,7 @@ from minerwatch.view.campaigns import Campaign
 from minerwatch.view.columns import LEVEL_STYLES
 from minerwatch.view.culling_text import status_lines
 from minerwatch.view.executed_code import sentence
-from minerwatch.view.gpu_text import gpu_sentence
+from minerwatch.view.gpu_text import gpu_sentence, process_gpus
 from minerwatch.view.lines import Line, rendered, wrapped
 from minerwatch.view.score import BUSY_CORES, is_held, score_lines
 from minerwatch.view.selection import abuse_of, limit_share, place
@@ -332,6 +332,8 @@ def _process(process: ProcessStatus, mark: str, *, with_memory: bool) -> Iterato
         yield Line(f"{'':{indent}}executable {image}")
     if process.executed:
         yield Line(f"{'':{indent}}executes {sentence(process.executed)}")
+    if gpus := process_gpus(process):
+        yield Line(f"{'':{indent}}{gpus}")
     if process.threads is not None and process.open_files is not None:
         threads = counted(process.threads, "thread")
         yield Line(f"{'':{indent}}{threads}, {counted(process.open_files, 'open file')}")

@@ -1,8 +1,8 @@
-"""The use of GPUs as a sentence."""
+"""The use of GPUs as text."""
 
 from __future__ import annotations
 
-from minerwatch.api.types import ContainerStatus
+from minerwatch.api.types import ContainerStatus, ProcessStatus
 from minerwatch.format import byte_size, counted
 
 _JOULES_PER_KWH = 3.6e6
@@ -25,3 +25,13 @@ def gpu_sentence(status: ContainerStatus) -> str:
     if gpu.energy_joules:
         parts.append(f"{gpu.energy_joules / _JOULES_PER_KWH:.2f} kWh")
     return "; ".join(parts)
+
+
+def process_gpus(process: ProcessStatus) -> str:
+    """Return what the process uses of GPUs; "": none is known."""
+    memory = byte_size(process.gpu_memory_bytes) if process.gpu_memory_bytes else ""
+    known = (
+        "" if process.gpus is None else f"keeps {process.gpus:.2f} GPUs busy",
+        f"{memory} of their memory" if memory else "",
+    )
+    return ", ".join(filter(None, known))

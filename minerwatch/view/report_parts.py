@@ -93,7 +93,7 @@ def facts(report: Report) -> list[Fact]:
         Fact("Abuse", Name(abuse)),
         Fact("CPU", _cpu(report)),
         Fact("GPU", _figure(total.gpu_hours, "GPU hours", total.incidents)),
-        Fact("Energy", _figure(total.energy_kwh, "kWh", total.incidents)),
+        Fact("Energy", _figure(total.energy_kwh, "kWh of GPUs", total.incidents)),
         Fact("Cost", _total_cost(total, report.prices)),
         Fact("From start to detection", _delay(report.detection)),
         Fact("From detection to action", _action_delay(report)),
@@ -104,8 +104,8 @@ def facts(report: Report) -> list[Fact]:
         found.append(
             Fact(
                 "Suspicious only",
-                f"{counted(more.incidents, 'container')}, {hours(more.cpu_hours)} CPU hours; not"
-                " counted above",
+                f"{counted(more.incidents, 'container')}, {hours(more.cpu_hours)} CPU hours"
+                f"{_more_gpu(more)}; not counted above",
             )
         )
     return found
@@ -210,6 +210,10 @@ def _figure(value: float | None, unit: str, incidents: int) -> str:
     return f"{hours(value)} {unit}"
 
 
+def _more_gpu(more: Sum) -> str:
+    return "" if more.gpu_hours is None else f", {hours(more.gpu_hours)} GPU hours"
+
+
 def _total_cost(total: Sum, prices: Prices | None) -> str:
     if prices is None:
         return "no price is configured: report.price_per_core_hour"
@@ -223,6 +227,8 @@ def _total_cost(total: Sum, prices: Prices | None) -> str:
     text = f"{money(total.cost, prices)} at {', '.join(rates)}"
     if prices.gpu_hour is not None and total.gpu_hours is None:
         text += "; without GPUs, which are not measured"
+    if prices.gpu_hour is None and total.gpu_hours is not None:
+        text += "; without GPU hours: report.price_per_gpu_hour is not configured"
     return text
 
 
@@ -251,6 +257,16 @@ def _false_alarms(report: Report) -> str:
     return f"{count:,} released, not counted above" if count else "none released"
 
 
+def _gpu_column(report: Report) -> tuple[Column, ...]:
+    return () if report.total.gpu_hours is None else (Column("GPU hours", is_number=True),)
+
+
+def _gpu_cell(value: float | None, report: Report) -> tuple[str, ...]:
+    """Return a cell; what used no GPU is not told apart from what was not measured."""
+    shown = "-" if value is None else hours(value)
+    return () if report.total.gpu_hours is None else (shown,)
+
+
 def _cost_column(report: Report) -> tuple[Column, ...]:
     if report.prices is None:
         return ()
@@ -272,6 +288,7 @@ def _owners(report: Report, most: int) -> Table:
                 Name(", ".join(each.abuses) or UNKNOWN),
                 str(each.incidents),
                 hours(each.cpu_hours),
+                *_gpu_cell(each.gpu_hours, report),
                 *_cost_cell(each.cost, report),
             )
         )
@@ -280,6 +297,7 @@ def _owners(report: Report, most: int) -> Table:
     columns = (
         *(Column("Owner"), Column("Namespace"), Column("Abuse")),
         *(Column("Containers", is_number=True), Column("CPU hours", is_number=True)),
+        *_gpu_column(report),
         *_cost_column(report),
     )
     more = len(report.owners) - most
@@ -303,6 +321,7 @@ def _incident_columns(report: Report) -> tuple[Column, ...]:
         *(Column("Container"), Column("Node"), Column("Owner"), Column("Abuse"), Column("Level")),
         *(Column("Flagged (UTC)"), Column("For", is_number=True)),
         *(Column("Found after", is_number=True), Column("CPU hours", is_number=True)),
+        *_gpu_column(report),
         *_cost_column(report),
         Column("Done"),
     )
@@ -320,6 +339,7 @@ def _incident_row(each: ReportedIncident, report: Report) -> Row:
             lasted(each, report.until),
             seconds(each.delay_s),
             hours(each.cpu_hours),
+            *_gpu_cell(each.gpu_hours, report),
             *_cost_cell(each.cost, report),
             Name(done(each)),
         ),

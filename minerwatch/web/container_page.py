@@ -9,6 +9,7 @@ from minerwatch.format import byte_size, counted
 from minerwatch.untrusted_text.display import printable, shortened, shown_command_line
 from minerwatch.view.executed_code import one_word
 from minerwatch.view.explanation import FACT_INDENT, PROCESSES, headline, sections
+from minerwatch.view.gpu_text import process_gpus
 from minerwatch.view.journal_history import History
 from minerwatch.view.lines import Line
 from minerwatch.view.selection import place
@@ -118,6 +119,7 @@ def _processes(status: ContainerStatus) -> Child:
 def _process(process: ProcessStatus, *, is_found: bool) -> Markup:
     cores = "-" if process.cpu_cores is None else f"{process.cpu_cores:.2f}"
     memory = "" if process.memory_bytes is None else f", {byte_size(process.memory_bytes)}"
+    gpus = process_gpus(process)
     mark = tag("span", " has findings", class_="level suspicious") if is_found else None
     command = shown_command_line(process.command_line, _COMMAND_LENGTH) or "(hidden or empty)"
     image = printable(shortened(process.image, _COMMAND_LENGTH))
@@ -135,6 +137,7 @@ def _process(process: ProcessStatus, *, is_found: bool) -> Markup:
             (
                 tag("code", command),
                 tag("div", image, class_="why") if image else None,
+                tag("div", gpus, class_="why") if gpus else None,
                 tag("div", f"connected to {connections}", class_="why") if connections else None,
             ),
             "name",

@@ -9,7 +9,7 @@ from minerwatch.format import age, counted
 from minerwatch.model import Level
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.agent_summary import trouble_lines
-from minerwatch.view.columns import reasons
+from minerwatch.view.columns import gpus, reasons
 from minerwatch.view.executed_code import one_word
 from minerwatch.view.journal_history import BUCKET_S
 from minerwatch.view.selection import abuse_of, busy, place, sorted_by
@@ -30,7 +30,7 @@ from minerwatch.web.layout import (
     table,
 )
 
-SORTED_BY = ("score", "cpu", "hours", "owner", "name")
+SORTED_BY = ("score", "cpu", "hours", "gpu", "owner", "name")
 _REFRESH_S = 30
 _MAX_ROWS = 300
 _OWNER_LENGTH = 64
@@ -52,7 +52,7 @@ def now_page(view: View, *, sort: str = "score", shows_all: bool = False) -> str
             class_="facts",
         ),
         list(_notices(view)),
-        table(_titles(key, shows_all=shows_all), [_row(each, view) for each in rows[:_MAX_ROWS]])
+        _table(rows[:_MAX_ROWS], view, key, shows_all=shows_all)
         if rows
         else tag("p", "No container is busy or flagged."),
         tag("p", f"… and {len(rows) - _MAX_ROWS:,} more: minerwatch top lists them", class_="dim")
@@ -83,7 +83,16 @@ def _notices(view: View) -> Iterator[Markup]:
         )
 
 
-def _titles(key: str, *, shows_all: bool) -> list[Markup]:
+def _table(
+    rows: Sequence[ContainerStatus], view: View, key: str, *, shows_all: bool
+) -> Markup:  # fmt: skip
+    """Return the table; GPUs have a column where some container uses one."""
+    has_gpus = any(each.gpu for each in rows)
+    titles = _titles(key, shows_all=shows_all, has_gpus=has_gpus)
+    return table(titles, [_row(each, view, has_gpus=has_gpus) for each in rows])
+
+
+def _titles(key: str, *, shows_all: bool, has_gpus: bool) -> list[Markup]:
     def title(text: str, sort: str = "", class_: str | None = None) -> Markup:
         href = f"/?sort={sort}{'&all=1' if shows_all else ''}"
         link: Child = tag("a", text, href=href) if sort and sort != key else text
@@ -95,13 +104,14 @@ def _titles(key: str, *, shows_all: bool) -> list[Markup]:
         title("Container", "name"),
         title("CPU", "cpu", "n"),
         title("CPU hours", "hours", "n"),
+        *([title("GPU", "gpu", "n")] if has_gpus else []),
         title("Executes"),
         title("Owner", "owner"),
         title("Since"),
     ]
 
 
-def _row(status: ContainerStatus, view: View) -> Markup:
+def _row(status: ContainerStatus, view: View, *, has_gpus: bool) -> Markup:
     abuse = printable(abuse_of(status), 32)
     why = reasons(status)
     return tag(
@@ -117,6 +127,7 @@ def _row(status: ContainerStatus, view: View) -> Markup:
         ),
         cell(f"{status.cpu_cores:.2f}", "n", "cores"),
         cell(f"{status.cpu_hours:.1f}", "n", "CPU hours"),
+        [cell(gpus(status), "n", "GPUs")] if has_gpus else None,
         cell(one_word(status.executed), "", "executes"),
         cell(printable(status.owner, _OWNER_LENGTH), "text", "owner"),
         cell(age(status.since, view.now), "", "for"),

@@ -28,16 +28,18 @@ _CHOICE = Choice(is_folded=True)
 def processes_page(view: View) -> str:
     """Return the page."""
     rows = process_rows(view.statuses, _CHOICE)
+    has_gpus = any(each.gpus is not None for each in rows)
     title = "Processes by CPU"
     titles = [
-        tag("th", text, class_="n" if text in ("CPU", "PID") else None, scope="col")
-        for text in ("CPU", "PID", "Process", "Executes", "Container", "Owner")
+        tag("th", text, class_="n" if text in ("CPU", "GPU", "PID") else None, scope="col")
+        for text in ("CPU", "GPU", "PID", "Process", "Executes", "Container", "Owner")
+        if text != "GPU" or has_gpus
     ]
     return page(
         view,
         title,
         tag("h1", title),
-        table(titles, [_row(each, view) for each in rows[:_MAX_ROWS]])
+        table(titles, [_row(each, view, has_gpus=has_gpus) for each in rows[:_MAX_ROWS]])
         if rows
         else tag("p", "No process is busy or flagged."),
         tag("p", f"… and {len(rows) - _MAX_ROWS:,} more: minerwatch top --processes lists them",
@@ -49,7 +51,7 @@ def processes_page(view: View) -> str:
     )  # fmt: skip
 
 
-def _row(row: ProcessRow, view: View) -> Markup:
+def _row(row: ProcessRow, view: View, *, has_gpus: bool) -> Markup:
     status, first, count = row.status, row.first, len(row.processes)
     if view.shows_arguments:
         command = shown_command_line(first.command_line, _COMMAND_LENGTH) or "(hidden or empty)"
@@ -59,6 +61,7 @@ def _row(row: ProcessRow, view: View) -> Markup:
     return tag(
         "tr",
         cell(f"{row.cpu_cores:.2f}", "n", "cores"),
+        [cell("-" if row.gpus is None else f"{row.gpus:.2f}", "n", "GPUs")] if has_gpus else None,
         cell(str(first.pid) if count == 1 else f"{count} ×", "n", "pid" if count == 1 else ""),
         cell(
             (

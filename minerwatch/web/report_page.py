@@ -96,6 +96,8 @@ def _cards(report: Report) -> Markup:
         (f"{report.owner_count:,}", "owners"),
         (hours(total.cpu_hours) if total.incidents else "0", "CPU hours while flagged"),
     ]
+    if total.gpu_hours is not None:
+        shown.append((hours(total.gpu_hours), "GPU hours while flagged"))
     if report.prices:
         shown.append((money(total.cost if total.incidents else 0.0, report.prices), "cost"))
     if total.incidents:

@@ -672,6 +672,7 @@ def test_it_proves_again_and_again_that_it_would_see_a_miner(
     agent.until(lambda: not _children(agent.process.pid))  # it is taken away when it was seen
 
 
+@pytest.mark.nightly
 @needs_root
 def test_a_canary_that_somebody_else_plants_is_found_too(
     start: Start, cgroups: CgroupFolders

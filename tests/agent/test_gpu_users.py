@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pytest
 from minerwatch.agent.gpu_users import GpuUsers
 from minerwatch.agent.looks import Looks
 from minerwatch.agent.monitor import Node, now_s, open_node
-from minerwatch.agent.tracked import TrackedContainer, TrackedNode, TrackedProcess
+from minerwatch.agent.tracked import Details, TrackedContainer, TrackedNode, TrackedProcess
 from minerwatch.config import schema
 from minerwatch.config.schema import Config, Examination
 from minerwatch.config.values import Duration
@@ -57,11 +57,12 @@ class World:
         self.node.containers[container.key] = tracked
         return tracked
 
-    def tick(self, *uses: list[object]) -> list[set[int]]:
+    def tick(
+        self, *uses: list[object], devices: Sequence[dict[str, object]] = ({"id": "GPU-1"},)
+    ) -> list[set[int]]:
         """Return the PIDs of suspects, and those that a look was earned at."""
         self.at_s += TICK_S
-        devices = [{"id": "GPU-1", "name": "A"}]
-        self.sampler.answers.append(answer(at_s=self.at_s, devices=devices, uses=uses))
+        self.sampler.answers.append(answer(at_s=self.at_s, devices=[*devices], uses=uses))
         self.users.tick(self.at_s)
         found = self.looks.suspects(self.node.containers.values(), self.at_s)
         return [
@@ -77,6 +78,16 @@ def test_half_a_minute_of_gpu_time_earns_a_look_without_cpu_time() -> None:
     due = [world.tick([1, 0, None, 1.0, 1], [2, 0, None, 0.0, 1])[1] for _ in range(8)]
     assert [sorted(each) for each in due] == [[], [], [], [1], [], [], [1], []]
     assert world.users.is_notable(container)
+
+
+def test_of_many_processes_those_on_a_gpu_are_published() -> None:
+    world = World()
+    world.users.tick(world.at_s)
+    container = world.add("a", *range(1, 9))
+    for _ in range(2):
+        world.tick([7, 0, None, 0.9, 1])
+    published = container.observation(1, Details(gpu=world.users.facts)).processes
+    assert [(each.process.id.pid, each.gpu["GpuBusy"]) for each in published] == [(7, 0.9)]
 
 
 def test_an_idle_context_earns_nothing() -> None:
@@ -103,6 +114,76 @@ def test_gpus_that_were_not_requested_are_counted() -> None:
     ]
     assert (thief.gpu["GpuRequested"], owner.gpu["ContainerGpuLimit"]) == (False, 1.0)
     assert "GpuRequested" not in unknown.gpu
+
+
+def test_an_exporters_names_find_a_pods_own_container() -> None:
+    world = World()
+    world.users.tick(world.at_s)
+    own, nested = world.add("a", 1), world.add("b", 2)
+    place: Facts = {"PodNamespace": "hub", "PodName": "jupyter-eve", "ContainerName": "notebook"}
+    own.place = nested.place = {**place, "GpuRequested": True, "ContainerGpuLimit": 1.0}
+    nested.container = replace(nested.container, outer_cgroup="/a")
+    for _ in range(5):
+        world.at_s += TICK_S
+        pods = [[0, "hub", "jupyter-eve", "notebook", None], [1, "x", "of-another-node", "c", None]]
+        devices = [{"id": "GPU-1", "busy": 0.9}, {"id": "GPU-2", "busy": 0.9}]
+        world.sampler.answers.append(answer(at_s=world.at_s, devices=devices, pods=pods))
+        world.users.tick(world.at_s)
+    assert (own.gpu["ContainerGpuBusy"], own.gpu["ContainerGpusOverRequest"]) == (0.9, 0)
+    assert not nested.gpu
+    own.processes[1].cpu = CpuHistory(world.at_s, 0.01)  # CUDA polls
+    (suspect,) = world.looks.suspects(world.node.containers.values(), world.at_s)
+    assert suspect.process.pid == 1, "the busiest of the container"
+
+
+FOUR: list[dict[str, object]] = [{"id": f"GPU-{number}"} for number in range(4)]
+
+
+def over_request(
+    *uses: list[object], limit: float = 1.0, devices: Sequence[dict[str, object]] = FOUR
+) -> object:
+    """Return how many GPUs the pod of processes 1 and 2 uses over its request."""
+    world = World()
+    world.users.tick(world.at_s)
+    own = [world.add(name, pid) for name, pid in (("a", 1), ("b", 2))]
+    other = world.add("other", 3)
+    for each in own:
+        each.container = replace(each.container, pod_uid="uid")
+        each.place = {"GpuRequested": True, "ContainerGpuLimit": limit}
+    other.place = {"GpuRequested": True, "ContainerGpuLimit": 1.0}
+    for _ in range(2):
+        world.tick(*uses, devices=devices)
+    found = {each.gpu["ContainerGpusOverRequest"] for each in own if each.gpu}
+    assert len(found) == 1, "the same of each container of the pod"
+    (over,) = found
+    assert world.users.summary().unrequested == over
+    assert other.gpu.get("ContainerGpusOverRequest", 0) == 0
+    return over
+
+
+def test_a_container_uses_more_than_the_one_beside_it_has_requested() -> None:
+    own: list[list[object]] = [[1, 0, None, 0.9, 1]]
+    assert over_request(*own, [2, 1, None, 0.9, 1], [2, 2, None, 0.9, 1]) == 2
+    assert over_request(*own, [2, 1, None, 0.9, 1], limit=2.0) == 0
+    assert over_request([1, 0, None, 0.15, 1], [2, 0, None, 0.1, 1]) == 0, "one, by both"
+    assert over_request(*own, [2, 1, None, 0.1, 1]) == 0, "hardly in use"
+    assert over_request(*own, [2, 1, None, 0.9, 1], limit=16e3) == 0, "MiB of a GPU's memory"
+    assert over_request(*own, limit=0.5) == 0
+
+
+def test_a_shared_gpu_counts_by_each_process_and_not_by_its_own_rate() -> None:
+    own: list[list[object]] = [[1, 0, None, 0.9, 1]]
+    stranger: list[object] = [3, 1, None, 0.0, 1]
+    assert over_request(*own, [2, 1, None, 0.9, 1], stranger) == 1, "an idle context hides nothing"
+    rate: list[dict[str, object]] = [{"id": "GPU-1"}, {"id": "GPU-2", "busy": 0.9}]
+    assert over_request(*own, [2, 1, None, None, 1], devices=rate) == 1, "alone there"
+    assert over_request(*own, [2, 1, None, None, 1], [3, 1, None, None, 1], devices=rate) == 0
+
+
+def test_instances_of_a_gpu_are_not_counted_over_the_request() -> None:
+    split: list[dict[str, object]] = [{"id": f"GPU-{n}", "is_split": True} for n in range(3)]
+    uses: list[list[object]] = [[1, n, 1, 0.9, 1] for n in range(3)]
+    assert over_request([2, 3, None, 0.9, 1], *uses, devices=[*split, {"id": "GPU-3"}]) == 0
 
 
 def test_open_devices_are_looked_for_in_one_process_of_each_owner_in_turn() -> None:
@@ -188,9 +269,11 @@ def test_an_idle_process_that_keeps_a_gpu_busy_is_measured(
     assert observation is not None
     assert observation.gpu["ContainerGpuBusy"] == 0.97
     assert [each.cpu_cores is not None for each in observation.processes] == [True]
+    assert observation.processes[0].gpu["GpuBusy"] == 0.97
     status = node.status(observation)
     assert status.gpu is not None
     assert (status.gpu.devices, status.gpu.memory_bytes) == (1, 8 << 20)
+    assert (status.processes[0].gpus, status.processes[0].gpu_memory_bytes) == (0.97, 8 << 20)
     failures = {reason: n for probe, reason, n in node.watch.failures() if probe == "gpu"}
     assert not failures["timeout"]
     assert not failures["sampler"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -16,6 +16,7 @@ from minerwatch.detection.sigma import rulebook
 from minerwatch.model import CodeSamples
 from minerwatch.node.bpf_iterator import BpfUnavailableError
 from minerwatch.node.executed_code import SamplerUnavailableError
+from minerwatch.node.gpu_use import GpuReader, GpuSampler
 from minerwatch.probes import registry
 from minerwatch.probes.registry import ProbeStatus
 from tests.conftest import needs_root
@@ -140,6 +141,7 @@ def test_each_thread_of_a_probe_has_its_name() -> None:
         (Config(), "this kernel knows no GPU of NVIDIA, AMD or Intel", ""),
         (Config(node=NodeConfig(gpu_library="/lib/nv.so")), "", "nvidia, by a child"),
         (Config(node=NodeConfig(gpu_socket="/run/gpu.sock")), "", "nvidia, by a socket"),
+        (Config(node=NodeConfig(gpu_exporter="http://[::1]:1/")), "", "nvidia, by dcgm-exporter"),
     ],
 )
 def test_gpus_are_read_where_there_are_any(
@@ -151,6 +153,25 @@ def test_gpus_are_read_where_there_are_any(
         (status,) = (each for each in node.probes if each.name == "gpu")
     assert (status.off, status.source) == (off, source)
     assert status.is_asked_for is not bool(off)
+
+
+@pytest.mark.parametrize("is_wanted", [False, True])
+def test_what_gpus_compute_is_read_only_if_it_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, is_wanted: bool
+) -> None:
+    asked = []
+
+    def reader(samplers: Sequence[GpuSampler], *, with_pipes: bool) -> GpuReader:
+        asked.append(with_pipes)
+        return GpuReader(samplers)
+
+    monkeypatch.setattr(monitor, "GpuReader", reader)
+    monkeypatch.setattr(monitor, "gpus_seen", lambda _proc, _sys: iter(()))
+    probes = replace(FEW.probes, gpu=True, gpu_pipes=is_wanted)
+    with opened(Config(node=NodeConfig(gpu_socket="/run/gpu.sock"), probes=probes)):
+        pass
+    assert asked == [is_wanted]
+    assert not Config().probes.gpu_pipes
 
 
 def test_without_nvidias_library_its_gpus_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,3 +193,12 @@ def test_gpus_of_others_are_read_by_a_child_beside_the_socket(
     with opened() as (node, _):
         (status,) = (each for each in node.probes if each.name == "gpu")
     assert status.source == "amdgpu, nvidia, by a socket"
+
+
+def test_an_exporter_is_read_instead_of_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "gpus_seen", lambda _proc, _sys: iter(("nvidia",)))
+    monkeypatch.setattr(monitor, "nvml_library", lambda: "")
+    monkeypatch.setenv("MINERWATCH_GPU_EXPORTER", "http://127.0.0.1:1/metrics")
+    with opened() as (node, _):
+        (status,) = (each for each in node.probes if each.name == "gpu")
+    assert (status.off, status.source) == ("", "nvidia, by dcgm-exporter")

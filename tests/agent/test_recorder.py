@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minerwatch.agent.gpu_users import GpuSummary
 from minerwatch.agent.monitor import Node
 from minerwatch.agent.recorder import PERIOD_S, Recorder
 from minerwatch.agent.tick import TickSummary, Watch
@@ -66,6 +67,7 @@ class Recording:
         self.watch = FakeWatch()
         self.at_s = 1000.0
         self.cpu_s: defaultdict[str, float] = defaultdict(float)
+        self.gpus: dict[str, float] = {}  # of each miner, each of 700 W
         node = Node(
             "node-1", cast("Watch", self.watch), "cgroup v2", (), (), identity=self._identity
         )
@@ -107,6 +109,13 @@ class Recording:
             ),
             levels={}, process_count=0, unplaced_count=0, over_bound_count=0, foreign_count=0,
             probe_s={},
+            gpus=GpuSummary(
+                flagged=tuple(
+                    (each.container, Level.LIKELY, 10 * gpus, 7000 * gpus)
+                    for each, _ in flagged
+                    if (gpus := self.gpus.get(each.container.container_id)) is not None
+                )
+            ),
         )  # fmt: skip
 
     def lines(self, kind: type[Any]) -> list[Any]:
@@ -136,6 +145,22 @@ def test_cpu_usage_is_written_each_five_minutes_as_means(recording: Recording) -
     assert by_name["pod-miner-uid"].cpu_cores == pytest.approx(2.0)
     assert by_name["pod-miner-uid"].level == "likely"
     assert by_name["pod-worker-uid"].level == "clear"
+
+
+def test_gpu_usage_and_power_are_written_of_flagged_containers(recording: Recording) -> None:
+    recording.gpus["miner"] = 0.5
+    for _ in ticks(2 * PERIOD_S / 10 + 1):
+        recording.tick(miner=0.1, minery=2.0, worker=0.5)
+    gpu = {"ContainerGpuBusy": 0.5, "ContainerGpuHours": 2.5, "ContainerGpuJoules": 9e6}
+    observation = replace(recording.watch.observations(0)[0], gpu=gpu)
+    recording.recorder.note_verdict(observation, "clear", "likely")
+    _, line = recording.lines(UsageLine)
+    of_pod = {each.pod: (each.gpus, each.gpu_watts) for each in line.containers}
+    assert of_pod["pod-miner-uid"] == (0.5, 350.0)
+    assert of_pod["pod-minery-uid"] == of_pod["pod-worker-uid"] == (None, None)
+    assert encode(line).count(b"gpus") == 1, "no byte for what is not used"
+    (change,) = recording.lines(VerdictLine)
+    assert (change.gpu_hours, change.gpu_joules) == (2.5, 9e6)
 
 
 def test_the_time_in_which_nothing_was_watched_is_in_no_line(recording: Recording) -> None:

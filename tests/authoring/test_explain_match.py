@@ -21,7 +21,6 @@ from tests.authoring.test_rule_tests import RULE
 HEAD = RULE.partition("detection:")[0]
 TAIL = "falsepositives: [x]\nlevel: high\n"
 BOOK = shipped.book()
-MATCHER = shipped.matcher()
 
 
 def told(folder: Path, detection: str, facts: Facts) -> list[str]:
@@ -144,7 +143,7 @@ def test_it_agrees_with_the_matcher_whatever_the_facts(rule: Rule, facts: Facts)
     """A selection is told to hold where it does, so the rule's outcome follows from the marks."""
     lines = why(outline_of(rule, BOOK.lists), facts)
     assert lines[0].startswith("condition: ")
-    holds = any(match.rule.id == rule.id for match in MATCHER.matches(facts))
+    holds = any(match.rule.id == rule.id for match in shipped.matcher().matches(facts))
     outline = outline_of(rule, BOOK.lists)
     marks = {
         line[2:].split(",")[0]: line.startswith("+") for line in lines[1:] if not line[0].isspace()

@@ -127,7 +127,7 @@ def test_nothing_is_fetched_from_the_network() -> None:
         "from minerwatch.config.schema import BUILT_IN_RULES\n"
         "from minerwatch.authoring import lint\n"
         "from minerwatch.detection.sigma import rulebook\n"
-        "lint.lint(rulebook.load((BUILT_IN_RULES,)))\n"
+        "lint.lint(rulebook.load((BUILT_IN_RULES / 'behaviour',)))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False

@@ -17,14 +17,11 @@ from minerwatch.authoring.recordings import (
     recording,
     replayed,
 )
-from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.fields import KNOWN_FIELDS
 from minerwatch.detection.matching.matcher import Matcher
-from minerwatch.detection.sigma import rulebook
 from minerwatch.model import FactValue, Level
+from tests import shipped
 from tests.authoring.test_rule_tests import RULE, book
-
-MATCHER = Matcher(rulebook.load((BUILT_IN_RULES,)).rules)
 
 
 def test_a_line_without_end_is_cut_and_the_next_one_read() -> None:
@@ -66,10 +63,10 @@ def test_what_is_confirmed_by_compute_and_another_stable_signal_is_cullable() ->
         "CommandLine": "./x -o stratum+tcp://pool.supportxmr.com:3333 -u 4AdU",
         "CpuCores": 0.99,
     }
-    assert not replayed(Recording("a", "", 3600, facts), MATCHER).cullable
+    assert not replayed(Recording("a", "", 3600, facts), shipped.matcher()).cullable
     facts |= {"RoundingModes": 4, "RoundingShare": 0.7, "FlushToZeroShare": 1.0}
     facts |= {"LargestAnonymousMiB": 2080.0}
-    assert replayed(Recording("a", "", 3600, facts), MATCHER).cullable
+    assert replayed(Recording("a", "", 3600, facts), shipped.matcher()).cullable
 
 
 def test_a_line_is_taken_apart() -> None:
@@ -147,7 +144,7 @@ def test_any_facts_have_a_score_and_a_level_or_a_reason(
         recorded = recording(line)
     except ValueError:
         return
-    outcome = replayed(recorded, MATCHER)
+    outcome = replayed(recorded, shipped.matcher())
     assert 0 <= outcome.score <= 100
     assert outcome.level == Level.of(outcome.score).label
     assert bool(outcome.rules) is bool(outcome.signals)
@@ -176,8 +173,8 @@ def test_more_evidence_never_scores_less(
     some: list[dict[str, FactValue]], another: dict[str, FactValue], seconds: float
 ) -> None:
     facts = {name: value for each in some for name, value in each.items()}
-    less = replayed(Recording(1, "", seconds, facts), MATCHER)
-    more = replayed(Recording(1, "", seconds, {**facts, **another}), MATCHER)
+    less = replayed(Recording(1, "", seconds, facts), shipped.matcher())
+    more = replayed(Recording(1, "", seconds, {**facts, **another}), shipped.matcher())
     assert set(less.rules) <= set(more.rules)
     assert less.score <= more.score
     assert less.cullable <= more.cullable
@@ -188,6 +185,6 @@ def test_what_holds_longer_never_scores_less(one: float, other: float) -> None:
     facts: dict[str, FactValue] = {"Comm": "xmrig", "CpuCores": 0.99, "CpuFlatness": 0.99}
     shorter, longer = sorted((one, other))
     assert (
-        replayed(Recording(1, "", shorter, facts), MATCHER).score
-        <= replayed(Recording(1, "", longer, facts), MATCHER).score
+        replayed(Recording(1, "", shorter, facts), shipped.matcher()).score
+        <= replayed(Recording(1, "", longer, facts), shipped.matcher()).score
     )

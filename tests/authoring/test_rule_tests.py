@@ -6,7 +6,6 @@ from minerwatch.authoring.rule_tests import failed_tests
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
 from minerwatch.detection.sigma.rulebook import RuleBook
-from tests import shipped
 
 RULE_ID = "5b7d4b3a-0d43-4f41-8a3d-0c4b5f1d2e3f"
 OTHER_ID = "c5cde4f1-4d5f-49e1-9a0f-6c1a3e2b7d11"
@@ -39,7 +38,6 @@ def enough_tests(text: str) -> str:
 
 
 GOOD = enough_tests(RULE)
-MATCHER = shipped.matcher()
 
 
 def book(folder: Path, text: str) -> RuleBook:

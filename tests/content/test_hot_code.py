@@ -214,7 +214,10 @@ def built(folder: Path, *command: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize(
+    "build",
+    ["gcc", *(pytest.param(each, marks=pytest.mark.nightly) for each in BUILDS if each != "gcc")],
+)
 def test_functions_in_c(build: str, start: Start, seen: Seen, tmp_path: Path) -> None:
     program = built(tmp_path, *BUILDS[build])
     expected = {

@@ -307,6 +307,7 @@ def test_the_executables_of_this_machine_are_innocent() -> None:
 TELLS = {"cyrx", "randomx", "minerwatch"}
 
 
+@pytest.mark.nightly
 def test_the_installed_python_packages_are_innocent() -> None:
     packages = Path(sysconfig.get_path("platlib"))
     extensions = (

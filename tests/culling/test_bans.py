@@ -442,7 +442,7 @@ def test_credentials_in_a_repositorys_address_are_kept_nowhere(
     observation = session(api, harness, repository=f"https://ada:{SECRET}@git.example.org/a/b.git")
     ordered(harness, observation)
     harness.tick()
-    assert [each["name"] for each in stored(api)][1:] == ["https://git.example.org/a/b.git"]
+    assert [each["name"] for each in stored(api)][1:] == ["https://git.example.org/a/b"]
     assert SECRET not in json.dumps(api.items("configmaps"))
     assert SECRET not in log.read_text()
     assert SECRET not in str(harness.said.lines)
@@ -450,7 +450,7 @@ def test_credentials_in_a_repositorys_address_are_kept_nowhere(
 
 def test_a_secret_in_a_name_is_in_no_log(api: ApiServer, opened: Open, log: Path) -> None:
     harness = opened(settings(log, bans=bans(after_cull=True)), profile="binderhub")
-    url = f"https://git.example.org/a/b.git?private_token={SECRET}"
+    url = f"https://git.example.org/a/b/private_token={SECRET}"
     observation = session(api, harness, repository=url)
     ordered(harness, observation)
     harness.tick()

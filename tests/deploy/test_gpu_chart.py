@@ -39,6 +39,8 @@ ACCESS: dict[str, tuple[str, ...]] = {
     ),
 }
 each_access = pytest.mark.parametrize("access", ACCESS)
+EXPORTER = "http://$(NODE_IP):9400/metrics"
+DCGM = ("--set=gpu.access=dcgm", f"--set=gpu.exporter={EXPORTER}")
 _TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
@@ -165,6 +167,42 @@ def test_a_privileged_sampler_loads_the_nodes_driver(access: str, root: str, lib
     assert containers(found)["gpu"]["args"][-1] == library
 
 
+@pytest.mark.parametrize("kubernetes", [OLDEST, NEWEST])
+def test_by_dcgm_exporter_there_is_no_sampler_and_the_agent_may_reach_it(kubernetes: str) -> None:
+    found = Release(
+        rendered(ON, *DCGM, "--set=config.probes.execs=false", f"--kube-version={kubernetes}")
+    )
+    pod = pod_of(found)
+    check_as_the_api_server(found.named("DaemonSet", "minerwatch-gpu"), kubernetes)
+    assert [each["name"] for each in pod["containers"]] == ["agent"]
+    assert pod["automountServiceAccountToken"] is True
+    assert "runtimeClassName" not in pod
+    variables = environment(containers(found)["agent"])
+    assert variables["MINERWATCH_GPU_EXPORTER"] == EXPORTER
+    names = [*variables]
+    assert names.index("NODE_IP") < names.index("MINERWATCH_GPU_EXPORTER"), "or it is not expanded"
+    assert "MINERWATCH_GPU_SOCKET" not in variables
+    plain = pod_of(found, "minerwatch")["containers"][0]
+    assert "MINERWATCH_GPU_EXPORTER" not in environment(plain)
+    assert not {"gpu", "token"} & {each["name"] for each in pod["volumes"]}
+    (policy,) = found.of_kind("NetworkPolicy")
+    ports = [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]
+    assert 9400 in ports
+
+
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [("http://exporter.gpu-operator/metrics", 80), ("http://[fd00::7]:9401/", 9401)],
+)
+def test_the_port_of_the_exporter_is_in_the_network_policy(url: str, port: int) -> None:
+    options = ("--set=gpu.access=dcgm", f"--set-string=gpu.exporter={url}")
+    found = Release(rendered(ON, *options, "--set=config.probes.execs=false"))
+    (policy,) = found.of_kind("NetworkPolicy")
+    assert {"port": port, "protocol": "TCP"} in [
+        each for rule in policy["spec"]["egress"] for each in rule["ports"]
+    ]
+
+
 def test_both_agree_on_the_socket() -> None:
     found = chart()
     path = environment(containers(found)["agent"])["MINERWATCH_GPU_SOCKET"]
@@ -189,6 +227,9 @@ def test_clients_services_and_policies_find_both() -> None:
     [
         (("--set=gpu.access=privileged",), "gpu.driverRoot"),
         (("--set=gpu.access=magic",), "gpu"),
+        (("--set=gpu.access=dcgm",), "gpu.exporter"),
+        (("--set=gpu.access=dcgm", "--set=gpu.exporter=file:///etc/passwd"), "gpu"),
+        (("--set=gpu.access=dcgm", "--set=gpu.exporter=http://user@evil/"), "gpu"),
         (("--set=gpu.library=/etc/passwd",), "gpu"),
         (('--set-json=gpu.nodes={"nvidia.com/gpu.present":null}',), "gpu"),
     ],

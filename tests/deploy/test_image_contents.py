@@ -60,6 +60,7 @@ print(sorted(set(without) & set(sys.modules)))
 """
 
 
+@pytest.mark.nightly
 def test_nothing_that_is_left_out_is_missed(tmp_path: Path) -> None:
     """Every module is imported, rules and a cluster are read, a failure is shown, without it."""
     with ApiServer() as api:

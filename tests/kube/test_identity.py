@@ -75,7 +75,7 @@ def test_a_container_that_the_api_knows_has_its_name_image_and_owner() -> None:
         ((0.0, 0.0), {"GpuRequested": False}),
         # of a pod, one container's request is all containers'
         ((0.0, 2.0), {"GpuRequested": True, "ContainerGpuLimit": 2.0}),
-        ((None, 1.0), {"GpuRequested": True, "ContainerGpuLimit": 1.0}),
+        ((None, 1.0), {"GpuRequested": True}),
         # what is claimed may be a GPU
         ((0.0, None), {}),
     ],

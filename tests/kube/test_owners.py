@@ -69,7 +69,7 @@ def test_a_binder_session_belongs_to_its_repository() -> None:
 
 
 def test_a_binder_build_belongs_to_its_repository() -> None:
-    build = pod(annotations={"binder-repo": "https://github.com/a/b"})
+    build = pod(annotations={"binder-repo": "https://www.GitHub.com/A//b.git"})
     assert owner(build, sources("binderhub")) == Owner(
         "https://github.com/a/b", "annotation binder-repo"
     )

@@ -25,23 +25,16 @@ from minerwatch.node.gpu_use import (
     SocketSampler,
     gpus_seen,
 )
-from tests.node.fake_gpus import Scripted, answer, built, make_card
+from tests.node.fake_gpus import Scripted, answer, make_card
 from tests.waiting import until
 
 ONE_GPU = "driver 580.1\ngpu GPU-1 NVIDIA H100\nutil 98\nproc 7 4096\nshare 7 97\n"
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return built(tmp_path_factory.mktemp("nvml"))
-
-
 @pytest.fixture
-def scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "scenario"
-    path.write_text(ONE_GPU)
-    monkeypatch.setenv("FAKE_NVML", str(path))
-    return path
+def scenario(scenario: Path) -> Path:
+    scenario.write_text(ONE_GPU)
+    return scenario
 
 
 Open = Callable[..., GpuReader]
@@ -207,16 +200,24 @@ def test_failed_calls_are_counted_once_each_and_few_reasons_kept(opened: Open) -
 
 
 def test_what_is_out_of_range_is_left_out(opened: Open) -> None:
-    device = {"id": "a\nb\x1b[2J", "name": "n" * 999, "busy": 7.0, "watts": -1.0}
+    device = {
+        "id": "a\nb\x1b[2J",
+        "name": "n" * 999,
+        "busy": 7.0,
+        "watts": -1.0,
+        "pipes": {"sm": -1, "dram": 0.5},
+    }
     uses = [[7, 0, None, 9.0, 5], [0, 0, None, 1.0, 5], [8, 1, None, 1.0, 5], [9, 0, 2, None, -1]]
     reader = opened(Scripted(answer(devices=[device], uses=uses)))
     reader.exchange(())
     ((_, sample),) = reader.exchange(())
-    assert [(each.pid, each.busy) for each in sample.uses] == [(7, 1.0)]
+    assert [(each.pid, each.busy, each.memory_bytes) for each in sample.uses] == [
+        *((7, 1.0, 5), (0, 1.0, 5), (9, None, None)),
+    ]
     (one,) = sample.devices
     assert one.id.isprintable()
     assert len(one.name) <= 64
-    assert (one.busy, one.watts) == (1.0, None)
+    assert (one.busy, one.watts, one.pipes) == (1.0, None, {"dram": 0.5})
 
 
 @given(st.binary(max_size=200))
@@ -235,6 +236,13 @@ def test_two_samplers_are_asked_apart(opened: Open) -> None:
     assert [len(each) for each in found] == [0, 1, 1, 1]
     assert len(hangs.asked) == 1
     assert works.asked == [{"pids": [1, 2]}] * 4
+
+
+def test_pipes_are_asked_for_only_if_they_are_wanted() -> None:
+    sampler, usual = Scripted(), Scripted()
+    GpuReader([sampler], with_pipes=True).exchange((7,))
+    GpuReader([usual]).exchange((7,))
+    assert (sampler.asked, usual.asked) == ([{"pids": [7], "pipes": True}], [{"pids": [7]}])
 
 
 def test_gpus_that_the_kernel_knows(tmp_path: Path) -> None:

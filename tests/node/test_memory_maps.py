@@ -276,3 +276,25 @@ def test_of_more_mappings_than_are_read_the_first_count() -> None:
 @given(st.binary(max_size=400))
 def test_no_bytes_stop_it(content: bytes) -> None:
     assert parse_smaps(RECORDED + content).largest_anonymous_mib >= 2048
+
+
+def libraries(*paths: str) -> frozenset[str]:
+    lines = (f"7f000000-7f100000 r-xp 0 08:01 77 {path}\nRss: 4 kB\n" for path in paths)
+    return parse_smaps("".join(lines).encode()).gpu_libraries
+
+
+def test_libraries_for_gpus_are_known_by_their_files() -> None:
+    wheel = "/opt/venv/lib/python3.11/site-packages/nvidia"
+    assert libraries(
+        "/usr/lib/x86_64-linux-gnu/libcuda.so.580.159.03",
+        "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1",
+        f"{wheel}/cublas/lib/libcublasLt.so.12 (deleted)",
+        f"{wheel}/torch.libs/libcudart-d0da41ae.so.11.0",
+        "/opt/rocm/lib/libhsa-runtime64.so.1.13",
+    ) == {"cuda", "nvml", "cublas", "hip"}
+    assert not libraries("/lib/libc.so.6", "/lib/libcudahelper.so", "/home/u/cuda", "/x-", "[heap]")
+
+
+def test_no_library_counts_that_no_file_is_mapped_of() -> None:
+    line = b"7f000000-7f100000 rw-p 0 00:01 77 /memfd:libcublas.so.12 (deleted)\nRss: 4 kB\n"
+    assert not parse_smaps(line).gpu_libraries

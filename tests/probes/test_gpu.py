@@ -27,6 +27,7 @@ class World:
         self.gpus = Gpus(GpuReader([self.sampler]))
         self.users: dict[int, GpuUser] = {}
         self.at_s = 1000.0
+        self.named: dict[tuple[str, ...], ContainerKey] = {}
         self.gpus.tick(self.at_s, (), self.users.get)
 
     def add(self, pid: int, container: ContainerKey, born_s: float = 0.0) -> ProcessId:
@@ -39,7 +40,7 @@ class World:
         self.at_s += TICK_S
         told = {"at_s": self.at_s, "devices": devices or [H100], "uses": list(uses), **more}
         self.sampler.answers.append(answer(**told))
-        self.gpus.tick(self.at_s, (), self.users.get)
+        self.gpus.tick(self.at_s, (), self.users.get, lambda *names: self.named.get(names))
 
     def silence(self, seconds: float) -> None:
         self.at_s += seconds
@@ -71,7 +72,7 @@ def test_a_busy_process(world: World) -> None:
         "ContainerGpuJoules": pytest.approx(50 * 500),
     }
     assert world.gpus.used_s == {A: pytest.approx(9.0)}
-    assert world.gpus.process_used_s == {process: pytest.approx(9.0)}
+    assert world.gpus.process_possible_s == {process: pytest.approx(9.0)}
     assert world.gpus.is_notable(A)
 
 
@@ -128,7 +129,8 @@ def test_the_rate_of_a_device_is_that_of_the_only_container_on_it(world: World) 
         ([8, 0, None, None, 1], H100, {}),  # of another container
         ([99, 0, None, None, 1], H100, {}),  # of a process that is not known
         (None, {**H100, "is_split": True}, {}),
-        (None, H100, {"left_out": 1}),
+        (None, {**H100, "left_out": 1}, {}),
+        ([0, 0, None, None, 1], H100, {}),  # of a PID namespace that is not seen from here
     ],
 )
 def test_the_rate_of_a_device_is_never_divided(
@@ -141,7 +143,62 @@ def test_the_rate_of_a_device_is_never_divided(
     assert "GpuBusy" not in world.gpus.facts(process)
     assert "ContainerGpuBusy" not in world.gpus.container_facts(A)
     assert world.gpus.facts(process)["GpuDevices"] == 1
-    assert not world.gpus.is_notable(A)
+    assert world.gpus.is_notable(A), "that nothing is known saves no look"
+    world.tick(*uses, devices=[device], **more)
+    assert world.gpus.used_s[A] == 0.0
+    assert world.gpus.possible_s[A] == pytest.approx(0.9 * TICK_S)
+    assert world.gpus.process_possible_s[process] == world.gpus.possible_s[A]
+
+
+def test_what_is_left_out_of_one_device_hides_nothing_of_another(world: World) -> None:
+    process = world.add(7, A)
+    world.tick([7, 1, None, None, 1], devices=[{**H100, "left_out": 9}, H100])
+    assert world.gpus.facts(process)["GpuBusy"] == 0.9
+    assert ("crowded", 9) in list(world.gpus.failures())
+
+
+def test_a_process_of_a_namespace_that_is_not_seen_is_counted(world: World) -> None:
+    world.tick([0, 0, None, 1.0, 1])
+    assert ("unplaced", 1) in list(world.gpus.failures())
+    assert world.gpus.attributions() == {"none": 0, "alone": 1, "shared": 0}
+
+
+def test_a_process_that_shares_a_context_earns_looks_as_its_container_does(world: World) -> None:
+    holder, sharer = world.add(7, A), world.add(8, A)
+    for _ in range(2):
+        world.tick([7, 0, None, 0.9, 1], [8, 0, None, None, None])
+    assert world.gpus.used_s == {A: pytest.approx(9.0)}
+    assert world.gpus.process_possible_s == dict.fromkeys((holder, sharer), pytest.approx(9.0))
+    assert "GpuBusy" not in world.gpus.facts(sharer)
+
+
+EVE, BOB = ("hub", "jupyter-eve", "notebook"), ("hub", "jupyter-bob", "notebook")
+
+
+def test_a_device_that_was_given_to_one_container_is_its_use(world: World) -> None:
+    world.named = {EVE: A}
+    for _ in range(2):
+        world.tick(pods=[[0, *EVE, 8 << 20]])
+    assert world.gpus.container_facts(A) == {
+        "ContainerGpuBusy": 0.9,
+        "ContainerGpuHours": pytest.approx(9 / 3600),
+        "ContainerGpuDevices": 1,
+        "ContainerGpuMemoryMiB": 8.0,
+        "ContainerGpuJoules": pytest.approx(5000),
+    }
+    assert world.gpus.used_s == {A: pytest.approx(9.0)}
+    assert world.gpus.is_notable(A)
+    assert [*world.gpus.busy_devices()] == [{A: 0.9}]
+
+
+@pytest.mark.parametrize("other", [BOB, ("elsewhere", "p", "c")], ids=["shared", "not here"])
+def test_a_device_that_was_given_to_two_is_divided_among_none(
+    world: World, other: tuple[str, ...]
+) -> None:
+    world.named = {EVE: A, BOB: B}
+    world.tick(pods=[[0, *EVE, None], [0, *other, None]])
+    assert "ContainerGpuBusy" not in world.gpus.container_facts(A)
+    assert world.gpus.is_notable(A), "that nothing is known saves no look"
 
 
 def test_instances_of_a_card_are_devices_of_their_own(world: World) -> None:
@@ -149,6 +206,21 @@ def test_instances_of_a_card_are_devices_of_their_own(world: World) -> None:
     split = {**H100, "is_split": True, "busy": None}
     world.tick([7, 0, 1, None, 1], [7, 0, 2, None, 1], devices=[split])
     assert world.gpus.facts(process)["GpuDevices"] == 2
+
+
+def test_instances_of_two_containers_are_apart_and_earn_some_looks(world: World) -> None:
+    of_a, of_b = world.add(7, A), world.add(8, B)
+    split = {**H100, "is_split": True, "busy": None}
+    for _ in range(2):
+        world.tick([7, 0, 1, None, 1 << 20], [8, 0, 2, None, 2 << 20], devices=[split])
+    assert world.gpus.facts(of_a)["GpuMemoryMiB"] == 1.0
+    assert world.gpus.facts(of_b)["GpuMemoryMiB"] == 2.0
+    for key in (A, B):
+        facts = world.gpus.container_facts(key)
+        assert not {"ContainerGpuBusy", "ContainerGpuJoules"} & set(facts)
+        assert facts["ContainerGpuHours"] == 0.0
+        assert 0 < world.gpus.possible_s[key] < TICK_S
+        assert world.gpus.is_notable(key)
 
 
 def test_what_a_driver_no_longer_says_is_no_longer_known(world: World) -> None:
@@ -206,7 +278,8 @@ def test_whatever_is_listed_times_do_not_run_back_and_no_container_gets_more_tha
         world.add(pid, A if pid % 2 else B)
     for uses in rounds:
         world.tick(*map(list, uses), devices=[H100, {**H100, "busy": None}])
-        assert all(used_s >= 0 for used_s in world.gpus.used_s.values())
+        for key, used_s in world.gpus.used_s.items():
+            assert 0 <= used_s <= world.gpus.possible_s[key]
         assert sum(world.gpus.used_s.values()) <= TICK_S * max(2, len(uses)) + 1e-6
         for process in (user.process for user in world.users.values()):
             assert all(

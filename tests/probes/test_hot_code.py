@@ -13,6 +13,7 @@ from minerwatch.detection.fields import KNOWN_FIELDS, PROBE_FIELDS, is_pooled
 from minerwatch.model import ContainerKey, Facts, ProcessId
 from minerwatch.node.hot_code import HotCodeFindings
 from minerwatch.probes.hot_code import FIELDS, LEAST_SAMPLES, HotCode
+from tests.examples import examples
 
 HERE, THERE = ContainerKey("/here", 1), ContainerKey("/there", 2)
 ONE, TWO = ProcessId(10, 1), ProcessId(11, 1)
@@ -198,7 +199,7 @@ def test_a_container_that_is_gone_is_forgotten(hot: HotCode) -> None:
     assert hot.facts(HERE) == hot.facts(ONE) == {}
 
 
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 @given(st.integers(1, 1000), st.integers(1, 40))
 def test_what_is_kept_is_bounded(subjects: int, processes: int) -> None:
     reader = Answers()

@@ -112,6 +112,35 @@ def test_cpu_hours_are_the_larger_of_two_bounds_and_unknown_without_any() -> Non
     assert only([flagged, used, changed(ended, "gone", cpu_hours=3.5)]).cpu_hours == 4.0
 
 
+def test_gpu_hours_and_energy_are_of_what_is_recorded_and_else_unknown() -> None:
+    flagged, ended = changed(SINCE_S + 60, "likely"), SINCE_S + 3660
+    found = only([flagged, changed(ended, "gone")])
+    assert (found.gpu_hours, found.energy_kwh) == (None, None)
+    miner = Usage(
+        key="k", container="c", level="likely", cpu_cores=0.1, gpus=0.5, gpu_watts=700.0
+    )  # fmt: skip
+    lines: list[AnyLine] = [flagged, usage(SINCE_S + 3600, 1800.0, miner)]
+    found = only(lines)
+    assert (found.gpu_hours, found.energy_kwh) == (0.25, 0.35), "the gap before is in no figure"
+    before = changed(SINCE_S + 60, "likely", gpu_hours=3.0, gpu_joules=1e6)
+    after = changed(ended, "gone", gpu_hours=4.5, gpu_joules=8.2e6)
+    found = only([before, *lines[1:], after])
+    assert (found.gpu_hours, found.energy_kwh) == (1.5, 2.0), "the larger of two bounds"
+    assert only([before, changed(ended, "gone")]).gpu_hours is None
+
+
+def test_of_too_many_a_miner_on_a_gpu_stays_whose_cpu_is_idle() -> None:
+    lines: list[AnyLine] = []
+    for number in range(2 * MAX_INCIDENTS):
+        busy = Usage(key=f"k{number}", container="c", level="likely", cpu_cores=1.0)
+        lines.append(usage(SINCE_S + 300 * (number + 1), 300.0, busy))
+    on_gpu = Usage(key="gpu", container="c", level="likely", cpu_cores=0.01, gpus=1.0)
+    found = node_history([*lines[:700], usage(SINCE_S + 300 * 700.5, 150.0, on_gpu), *lines[701:]],
+                         SINCE_S, UNTIL_S)  # fmt: skip
+    assert found.unlisted
+    assert "gpu" in {each.key for each in found.incidents}
+
+
 def test_a_container_without_a_change_of_level_is_known_by_its_usage() -> None:
     miner = Usage(
         key="m", namespace="ns", pod="p", container="c", owner="alice", level="likely",
@@ -238,7 +267,8 @@ def test_whatever_is_recorded_sums_are_finite_and_cover_the_time(
 
 
 def test_no_line_of_the_journal_holds_a_key_that_older_versions_lack() -> None:
-    """Lines without ``delay_s`` are read, and agents of the version before read the new ones."""
+    """Lines without later keys are read, and agents of the version before read the new ones."""
     line = json.loads(encode(verdict(SINCE_S)))
-    assert line.pop("delay_s") is None
-    assert msgspec.convert(line, VerdictLine).delay_s is None
+    for later in ("delay_s", "gpu_hours", "gpu_joules"):
+        assert line.pop(later) is None
+    assert msgspec.convert(line, VerdictLine) == verdict(SINCE_S)

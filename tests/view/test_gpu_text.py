@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -10,9 +13,14 @@ from minerwatch.api.snapshot import container_status, decode, encode
 from minerwatch.api.types import ContainerStatus, GpuStatus
 from minerwatch.model import Facts
 from minerwatch.view.columns import gpus
-from minerwatch.view.gpu_text import gpu_sentence
+from minerwatch.view.explanation import sections
+from minerwatch.view.gpu_text import gpu_sentence, process_gpus
+from minerwatch.view.screen.containers import View
+from minerwatch.view.screen.process_list import encode_processes, process_table
+from minerwatch.view.screen.processes import ProcessRow, process_rows
 from minerwatch.view.selection import busy, sorted_by
 from tests.builders import make_container, make_observation
+from tests.report.samples import MINER, NOW, process
 
 MEASURED: Facts = {
     "ContainerGpuBusy": 0.97,
@@ -72,3 +80,36 @@ def test_it_sorts_and_is_busy() -> None:
     assert [each.container for each in sorted_by(every, "gpu")] == ["much", "little", "idle"]
     assert [each.container for each in sorted_by(every, "gpu-hours")] == ["little", "much", "idle"]
     assert busy(every) == [little, much]
+
+
+IDLE = process(pid=7, cpu_cores=0.0)
+ON_GPU = process(pid=8, cpu_cores=0.02, comm="srv", gpus=0.97, gpu_memory_bytes=8 << 30)
+NODE = (
+    replace(
+        MINER, processes=(IDLE, ON_GPU), gpu=GpuStatus(0.97, None, False, 2.5, 1, 8 << 30, None)
+    ),
+)
+
+
+def rows(**changes: object) -> tuple[ProcessRow, ...]:
+    return process_rows(NODE, replace(View(is_folded=False), **changes))  # type: ignore[arg-type]
+
+
+def test_processes_have_columns_where_one_uses_a_gpu() -> None:
+    assert [each.first.pid for each in rows(sort="gpu")] == [8]
+    now = datetime(2026, 11, 20, tzinfo=UTC)
+    title, line = process_table(rows(), now=now, width=200, colour=False).splitlines()
+    assert re.search(r" GPU +GPU-MEM ", title)
+    assert re.search(r" 0\.97 +8\.0 GiB ", line)
+    without = process_rows((replace(NODE[0], processes=(process(),)),), View())
+    assert "GPU" not in process_table(without, now=now, width=200, colour=False)
+    (listed,) = json.loads(encode_processes(rows()))
+    assert (listed["gpus"], listed["gpu_memory_bytes"]) == (0.97, 8 << 30)
+    (unknown,) = json.loads(encode_processes(without))
+    assert unknown["gpus"] is None
+
+
+def test_an_explanation_has_the_gpus_of_a_process() -> None:
+    text = "\n".join(line.text for _, part in sections(NODE[0], NOW) for line in part)
+    assert "keeps 0.97 GPUs busy, 8.0 GiB of their memory" in text
+    assert process_gpus(IDLE) == ""

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from minerwatch.api.history import Prices
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.abuse_report import report
 from minerwatch.view.report_text import CSV_COLUMNS, code, csv_text, markdown, text
+from minerwatch.web.report_page import report_page
 from tests.report.samples import hostile_text
-from tests.view.report_samples import SINCE_S, UNTIL_S, hostile, made
+from tests.view.report_samples import PRICES, SINCE_S, UNTIL_S, histories, hostile, made
 
 _FORMULAS = ("=", "+", "-", "@", *"\uff1d\uff0b\uff0d\uff20")
 _MARKUP = (
@@ -47,6 +49,33 @@ def test_the_json(golden: Callable[[str, str], None]) -> None:
 
 def test_nothing_recorded_is_said_to_be_missing(golden: Callable[[str, str], None]) -> None:
     golden("report-nothing.txt", text(report((), (), since_s=SINCE_S, until_s=UNTIL_S)))
+
+
+def test_gpu_hours_are_shown_with_their_cost_where_they_are_known() -> None:
+    (node, *_) = histories()
+    used = [
+        msgspec.structs.replace(each, gpu_hours=40.0, energy_kwh=28.0)
+        if each.pod == "jupyter-alice"
+        else each
+        for each in node.incidents
+    ]
+    node = msgspec.structs.replace(node, incidents=tuple(used))
+    found = report([node], (), since_s=SINCE_S, until_s=UNTIL_S, prices=PRICES)
+    lines = text(found).splitlines()
+    assert "GPU                       40.0 GPU hours" in lines
+    assert "Energy                    28.0 kWh of GPUs" in lines
+    assert "100.58 EUR at 0.04 EUR per core hour, 2.5 EUR per GPU hour\n" in text(found)
+    assert "| CPU hours | GPU hours | Cost, EUR |" in markdown(found)
+    (row,) = [
+        each
+        for each in csv.DictReader(io.StringIO(csv_text(found)))
+        if each["pod"] == "jupyter-alice"
+    ]
+    assert (row["gpu_hours"], row["energy_kwh"], row["cost"]) == ("40.0", "28.0", "100.48")
+    no_price = report([node], (), since_s=SINCE_S, until_s=UNTIL_S,
+                      prices=Prices(core_hour=0.04))  # fmt: skip
+    assert "without GPU hours: report.price_per_gpu_hour" in text(no_price)
+    assert "<strong>40.0</strong><span>GPU hours while flagged" in report_page(found)
 
 
 def test_what_prometheus_does_not_know_is_not_shown_as_none() -> None:

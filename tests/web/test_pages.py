@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minerwatch.api.types import ConnectionStatus, ContainerStatus
+from minerwatch.api.types import ConnectionStatus, ContainerStatus, GpuStatus
 from minerwatch.untrusted_text.display import printable
 from minerwatch.web.container_page import container_page, past_page
 from minerwatch.web.layout import View, error_page, page_key
@@ -213,6 +213,25 @@ def test_processes_are_by_cpu_and_those_alike_are_one_row() -> None:
     for wanted in ("1.98", "1.50", "worker -x", "id+exec", "alice", "stratum+tcp"):
         assert wanted in text, wanted
     assert "No process is busy" in Page(processes_page(view(statuses=()))).text
+
+
+def test_gpus_are_shown_where_a_container_uses_one() -> None:
+    assert "GPU" not in Page(now_page(view())).text
+    assert "GPU" not in Page(processes_page(view())).text
+    gpu = GpuStatus(0.97, None, False, 26.5, 1, 8 << 30, None)
+    on_gpu = process(comm="srv", cpu_cores=0.0, gpus=0.97, gpu_memory_bytes=8 << 30)
+    user = replace(STATUSES[-1], cgroup="/gpu", cpu_cores=0.0, gpu=gpu, processes=(on_gpu,))
+    several = view(statuses=[*STATUSES, user])
+    first = Page(now_page(several, sort="gpu"))
+    assert "!0.97" in first.text
+    links = [each["href"] for name, each in first.elements if name == "a"]
+    assert next(each for each in links if each.startswith("/container/")) == (
+        f"/container/{page_key(user)}"
+    )
+    assert "srv" in Page(processes_page(several)).text
+    one = Page(container_page(several, user, page_key(user))).text
+    for wanted in ("0.97 busy, 1 device; requested none", "keeps 0.97 GPUs busy, 8.0 GiB"):
+        assert wanted in one, wanted
 
 
 def test_the_week_has_changes_flagged_time_and_gaps() -> None:

@@ -6,28 +6,41 @@
 /sys/class/kfd/kfd/proc/PID          processes of ROCm, which the engines' times leave out
 ===================================  ==========================================================
 
-No process is asked for anything. A driver that hangs can make these reads hang.
+No process is asked for anything. A driver that hangs can make these reads hang. Lines of fdinfo
+that begin with ``drm-`` are a driver's: what a process may choose there has no line break.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import stat
+import struct
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
+from minerwatch.fair_queue import interleaved
 from minerwatch.node.children.gpu_nvml import Device, Use
 
 DRIVERS = frozenset(("amdgpu", "i915", "xe"))
 _MAX_DEVICES = 64
-MAX_FILES = 4096
-"""Open files of one process that are looked through."""
-MAX_KNOWN = 1024
+MAX_FILES = 256
+"""Open files of one process that are looked through at a time; the next ones at its next turn."""
+MAX_CLIENTS = 16
+"""Of one process, those that have worked most."""
+MAX_THREADS = 4096
+"""Of one process, of which one is looked through at a time."""
+MAX_KNOWN = 512
 """Processes with an open device, which are read each time."""
+_MAX_NUMBER = 1 << 20  # of an open file, where the kernel does not say
+_OWNER_DEPTH = 4
+"""Folders of a container's cgroup, from the root; those below it may be the container's own."""
+_DRM_MAJOR = 226  # include/uapi/linux/major.h, for all of /dev/dri
+_AT_FDCWD, _AT_STATX_DONT_SYNC, _STATX_TYPE = -100, 0x4000, 1  # include/uapi/linux/stat.h
 _MAX_INFO_BYTES = 8192
 _MAX_FILE_BYTES = 4096
 _PAIR = re.compile(
@@ -41,7 +54,14 @@ _NOT_COMPUTE = frozenset(
     )
 )
 """Engines that move data or code video."""
+_INITIAL_NAMESPACE = "pid:[4026531836]"
+"""Whose PIDs KFD names its processes by (PROC_PID_INIT_INO of include/linux/proc_ns.h)."""
+_LIBC = ctypes.CDLL(None)
 _VIDEO_MEMORY = re.compile(r"(?:vram|local)\d*$")
+
+
+_File = tuple[str, int]
+"""An open file: the folder of its thread in /proc, and its number."""
 
 
 class Reading(NamedTuple):
@@ -53,6 +73,11 @@ class Reading(NamedTuple):
     cycles: dict[str, tuple[int, int]]  # engine -> cycles of this client, and of all
     capacity: dict[str, int]  # engine -> how many of its kind there are
     memory_bytes: int | None
+
+    @property
+    def work(self) -> int:
+        """Return what its engines did for it, to compare clients of one process."""
+        return sum(self.busy_ns.values()) + sum(cycles for cycles, _ in self.cycles.values())
 
 
 def parsed(info: bytes) -> Reading | None:
@@ -126,7 +151,8 @@ class DrmFiles:
         self._proc = proc
         self._sys = sys
         self._failures = failures
-        self._known: set[int] = set()
+        self._known: dict[int, list[_File]] = {}  # PID -> open files that are clients
+        self._next: dict[str, int] = {}  # folder of a thread with many files -> where to go on
         self._before: dict[tuple[str, int], tuple[float, Reading]] = {}
         self._energy: dict[str, tuple[float, int]] = {}
 
@@ -136,44 +162,91 @@ class DrmFiles:
         ``pids``: processes to look through for an open device, besides those known to have one.
         """
         cards = [*islice(self._cards(), _MAX_DEVICES)]
-        uses: dict[str, dict[int, Use]] = {card.pci: {} for card in cards}
         if not cards:
             return []
-        now: dict[tuple[str, int], tuple[float, Reading]] = {}
-        clients: dict[int, None] = {}
-        for pid in dict.fromkeys((*self._known, *pids)):
-            for reading in self._clients(pid):
-                key = reading.device, reading.client
-                if key in now or reading.device not in uses:
-                    continue  # a file that several processes share counts once
-                now[key] = time.monotonic(), reading
-                clients[pid] = None
-                _add(uses[reading.device], self._use(pid, key, *now[key]))
-        self._before = now
-        self._known = set(islice(clients, MAX_KNOWN))
-        self._failures["crowded"] += len(clients) - len(self._known)
+        known: dict[int, list[_File]] = {}  # those just found first: none waits behind idle ones
+        for pid in pids:
+            found = [file for file in self._window(pid) if self._is_drm(file)]
+            if found:
+                known[pid] = [*dict.fromkeys((*self._known.get(pid, ()), *found))]
+        known |= {pid: files for pid, files in self._known.items() if pid not in known}
+        uses: dict[str, dict[int, Use]] = {card.pci: {} for card in cards}
+        before, self._before, self._known = self._before, {}, {}
+        for pid in self._fair(known):
+            readings = {file: self._reading(file) for file in known[pid]}
+            clients = {
+                (each.device, each.client): (each, file)
+                for file, each in readings.items()
+                if each and each.device in uses
+            }
+            heaviest = sorted(clients, key=lambda key: clients[key][0].work, reverse=True)
+            for key in heaviest[:MAX_CLIENTS]:
+                reading, file = clients[key]
+                self._known.setdefault(pid, []).append(file)
+                if key in self._before:  # of a file that several processes share: it counts once
+                    uses[reading.device].setdefault(pid, Use(pid, None, None, None))
+                    continue
+                self._before[key] = time.monotonic(), reading
+                _add(uses[reading.device], self._use(pid, before.get(key), *self._before[key]))
         self._add_kfd(cards, uses)
         return [(self._device(card), [*uses[card.pci].values()]) for card in cards]
 
-    def _use(self, pid: int, key: tuple[str, int], at_s: float, reading: Reading) -> Use:
-        before = self._before.get(key)
+    def _fair(self, pids: Collection[int]) -> Iterable[int]:
+        """Return as many as are read, one of each container in turn."""
+        if len(pids) <= MAX_KNOWN:
+            return pids
+        self._failures["crowded"] += len(pids) - MAX_KNOWN
+        return islice(interleaved(pids, lambda pid: owner_of(self._proc, pid)), MAX_KNOWN)
+
+    def _use(
+        self, pid: int, before: tuple[float, Reading] | None, at_s: float, reading: Reading
+    ) -> Use:
         busy = busy_share(before[1], reading, at_s - before[0]) if before else None
         return Use(pid, None, busy, reading.memory_bytes)
 
-    def _clients(self, pid: int) -> Iterator[Reading]:
+    def _window(self, pid: int) -> Iterator[_File]:
+        """Yield open files of a process, some at a time: its own, and those of one other thread."""
+        yield from self._part(f"{self._proc}/{pid}")
         try:
-            with os.scandir(f"{self._proc}/{pid}/fd") as files:
-                found = [*islice(files, MAX_FILES + 1)]
+            with os.scandir(f"{self._proc}/{pid}/task") as threads:
+                others = [each.path for each in islice(threads, MAX_THREADS)]
         except OSError:
             return  # it has exited, or may not be read
-        self._failures["open_files"] += len(found) > MAX_FILES
-        for file in found[:MAX_FILES]:
-            with suppress(OSError):
-                if os.readlink(file.path).startswith("/dev/dri/"):  # noqa: PTH115
-                    place = f"{self._proc}/{pid}/fdinfo/{file.name}"
-                    reading = parsed(_read(place, _MAX_INFO_BYTES))
-                    if reading is not None:
-                        yield reading
+        if len(others) > 1:  # a thread may have files of its own: unshare(2)
+            yield from self._part(others[int.from_bytes(os.urandom(4)) % len(others)])
+
+    def _part(self, place: str) -> Iterator[_File]:
+        """Yield the next open files of a thread; of one that has few, all."""
+        start = self._next.pop(place, 0)
+        if start:
+            size = re.search(r"^FDSize:\t(\d{1,9})$", _text(f"{place}/status"), re.MULTILINE)
+            end = min(int(size[1]) if size else 0, _MAX_NUMBER)
+            if start + MAX_FILES < end:
+                self._next[place] = start + MAX_FILES
+            yield from ((place, each) for each in range(start, min(start + MAX_FILES, end)))
+            return
+        try:
+            with os.scandir(f"{place}/fd") as files:
+                found = [int(each.name) for each in islice(files, MAX_FILES + 1)]
+        except OSError:
+            return
+        if len(found) > MAX_FILES:
+            self._failures["open_files"] += 1
+            self._next[place] = max(found[:MAX_FILES]) + 1
+            self._next = dict([*self._next.items()][-MAX_KNOWN:])
+        yield from ((place, each) for each in found[:MAX_FILES])
+
+    def _is_drm(self, file: _File) -> bool:
+        """Return True for an open device of /dev/dri, under whatever name it was opened."""
+        path = f"{file[0]}/fd/{file[1]}"
+        link = _link(path)
+        return link.startswith("/") and is_drm(path, if_unknown=link.startswith("/dev/dri/"))
+
+    def _reading(self, file: _File) -> Reading | None:
+        try:
+            return parsed(_read(f"{file[0]}/fdinfo/{file[1]}", _MAX_INFO_BYTES))
+        except OSError:
+            return None
 
     def _cards(self) -> Iterator[_Card]:
         for name in _names(f"{self._sys}/class/drm"):
@@ -216,13 +289,36 @@ class DrmFiles:
             gpu_id = _text(f"{folder}/gpu_id").strip()
             if gpu_id not in ("", "0") and f"renderD{render}" in places:
                 by_id[gpu_id] = places[f"renderD{render}"]
-        for pid in [each for each in _names(f"{root}/proc") if each.isdigit()][:MAX_KNOWN]:
+        pids = [int(each) for each in _names(f"{root}/proc") if each.isdigit()] if by_id else []
+        if _link(f"{self._proc}/self/ns/pid") not in ("", _INITIAL_NAMESPACE):
+            self._failures["foreign_pids"] += len(pids)
+            return
+        for pid in self._fair(pids):
             for gpu_id, pci in by_id.items():
                 memory_bytes = _number(f"{root}/proc/{pid}/vram_{gpu_id}")
                 if memory_bytes is not None:
-                    drawn = uses[pci].get(int(pid))
+                    drawn = uses[pci].get(pid)
                     busy = (drawn.busy if drawn else None) or None
-                    uses[pci][int(pid)] = Use(int(pid), None, busy, memory_bytes)
+                    uses[pci][pid] = Use(pid, None, busy, memory_bytes)
+
+
+def owner_of(proc: str, pid: int) -> str:
+    """Return the container of a process by its cgroup; empty if it is not known."""
+    cgroup = _text(f"{proc}/{pid}/cgroup").partition("\n")[0]
+    folders = cgroup.partition(":")[2].partition(":")[2].split("/")
+    # A sampler in a container of its own sees "/../../POD/CONTAINER".
+    return "/".join([each for each in folders if each not in ("", "..")][:_OWNER_DEPTH])
+
+
+def is_drm(path: str, *, if_unknown: bool = False) -> bool:
+    """Return True if the path leads to a device of /dev/dri; no server of files is asked."""
+    found = ctypes.create_string_buffer(256)
+    if not hasattr(_LIBC, "statx") or _LIBC.statx(
+        _AT_FDCWD, os.fsencode(path), _AT_STATX_DONT_SYNC, _STATX_TYPE, found
+    ):
+        return if_unknown
+    (mode,), (major,) = struct.unpack_from("=H", found, 28), struct.unpack_from("=I", found, 128)
+    return stat.S_ISCHR(mode) and major == _DRM_MAJOR
 
 
 def _add(uses: dict[int, Use], use: Use) -> None:
@@ -233,6 +329,13 @@ def _add(uses: dict[int, Use], use: Use) -> None:
         memory = (use.memory_bytes or 0) + (known.memory_bytes or 0)
         use = Use(use.pid, None, known.busy if busy is None else busy, memory)
     uses[use.pid] = use
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)  # noqa: PTH115
+    except OSError:
+        return ""
 
 
 def _names(folder: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 The library is loaded at run time by ``ctypes``, and each function may be missing: drivers differ by
 years. A failed call is counted by its name and code, and what it would have returned is absent.
-Nothing is switched on, and no counter of a profiler is touched.
+Nothing is switched on, and no counter of a profiler is touched. Pipes are read only if asked for.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from minerwatch.node.children.gpu_pipes import Pipes
+
 FUNCTION_NOT_FOUND = 13  # of enum nvmlReturn_t (nvml.h)
 _NOT_SUPPORTED, _NOT_FOUND, _INSUFFICIENT_SIZE = 3, 6, 7
+_LOST = frozenset((1, 15, 16, 28))
+"""Not initialised, lost, to be reset, not found: handles are of devices as they were."""
 _INIT_NO_GPUS = 1
 _NOT_AVAILABLE = 2**64 - 1
 _NO_INSTANCE = 2**32 - 1
@@ -24,7 +28,10 @@ _FIRST_ENTRIES = 64
 MAX_ENTRIES = 16384
 """Processes of one device that are read."""
 _NEW_ENTRIES = 1024
-_TRIES = 3  # a list may grow between two calls
+_TRIES = (_INSUFFICIENT_SIZE,), (_INSUFFICIENT_SIZE,), ()
+"""Expected codes of each try: a list may grow between two calls."""
+_READS_PER_START = 6
+"""Readings after which the library is started again while a device is lost."""
 
 
 class ProcessInfo(c.Structure):
@@ -90,6 +97,7 @@ class Device(NamedTuple):
     busy: float | None  # share of the time in which a kernel ran
     watts: float | None
     is_split: bool  # into instances (MIG): its figures are those of all
+    pipes: dict[str, float] = {}  # noqa: RUF012 - read only; means since the last reading
 
 
 class Use(NamedTuple):
@@ -113,9 +121,15 @@ class Nvml:
         self._library = c.CDLL(path or "libnvidia-ml.so.1")
         self._failures = failures
         self._devices: list[_Handle] = []
+        self._count = -1
+        self._has_lost = False
+        self._pause = 0
+        self._start()
+        self.driver = self.text("nvmlSystemGetDriverVersion")
+
+    def _start(self) -> None:
         if code := self.call("nvmlInitWithFlags", c.c_uint(_INIT_NO_GPUS)):
             raise NvmlError(f"nvmlInitWithFlags_{code}")
-        self.driver = self.text("nvmlSystemGetDriverVersion")
 
     def call(self, name: str, *arguments: Any, expected: tuple[int, ...] = ()) -> int:
         """Call a function; return its code, 0 for success. ``expected``: codes not to count."""
@@ -123,6 +137,7 @@ class Nvml:
         code = FUNCTION_NOT_FOUND if function is None else int(function(*arguments))
         if code and code not in (_NOT_SUPPORTED, FUNCTION_NOT_FOUND, *expected):
             self._failures[f"{name}_{code}"] += 1
+        self._has_lost |= code in _LOST
         return code
 
     def text(self, name: str, *arguments: Any) -> str:
@@ -134,22 +149,38 @@ class Nvml:
 
     def close(self) -> None:
         """Shut the library down: the next one sees devices that came or went."""
+        for device in self._devices:
+            device.pipes.close()
         self.call("nvmlShutdown")
 
-    def read(self) -> list[tuple[Device, list[Use]]]:
+    def read(self, *, with_pipes: bool = False) -> list[tuple[Device, list[Use]]]:
         """Return all devices and the processes on each; raises NvmlError if there is no list."""
+        self._pause -= 1
+        if self._has_lost and self._pause <= 0:
+            self._pause = _READS_PER_START
+            self.close()
+            self._start()
+            self._count, self._has_lost = -1, False
         count = c.c_uint()
         if code := self.call("nvmlDeviceGetCount_v2", c.byref(count)):
             raise NvmlError(f"nvmlDeviceGetCount_v2_{code}")
-        if count.value != len(self._devices):
+        if count.value != self._count:
+            self._count = count.value
             self._devices = [*self._opened(min(count.value, _MAX_DEVICES))]
-        return [(device.state(), device.uses()) for device in self._devices]
+        return [device.read(with_pipes=with_pipes) for device in self._devices]
 
     def _opened(self, count: int) -> Iterator[_Handle]:
+        """Yield the devices; one that is known by its UUID keeps its counters."""
+        known = {device.id: device for device in self._devices if device.id}
+        for device in self._devices:
+            device.pipes.close()
         for index in range(count):
             handle = c.c_void_p()
             if not self.call("nvmlDeviceGetHandleByIndex_v2", c.c_uint(index), c.byref(handle)):
-                yield _Handle(self, handle)
+                opened = _Handle(self, handle)
+                device = known.get(opened.id, opened)
+                device.handle = handle
+                yield device
 
 
 class _Handle:
@@ -157,12 +188,24 @@ class _Handle:
 
     def __init__(self, nvml: Nvml, handle: c.c_void_p) -> None:
         self._nvml = nvml
-        self._handle = handle
-        self._id = nvml.text("nvmlDeviceGetUUID", handle)
+        self.handle = handle
+        self.id = nvml.text("nvmlDeviceGetUUID", handle)
         self._name = nvml.text("nvmlDeviceGetName", handle)
         self._last_us = 0
         self._energy: tuple[float, int] | None = None  # when, and millijoules
         self._is_busy = True
+        self._has_mps = False
+        self.pipes = Pipes(nvml.call)
+
+    def read(self, *, with_pipes: bool) -> tuple[Device, list[Use]]:
+        """Return the device as it is now, and the processes on it."""
+        device, uses = self.state(), self.uses()
+        if not with_pipes:
+            return device, uses
+        if device.is_split or self._has_mps:  # clients of MPS may be more than are listed
+            self.pipes.forget()
+            return device, uses
+        return device._replace(pipes=self.pipes.read(self.handle)), uses
 
     def state(self) -> Device:
         """Return the device as it is now."""
@@ -173,7 +216,7 @@ class _Handle:
         has_rate = not is_split and not self._call("nvmlDeviceGetUtilizationRates", rates)
         busy = min(rates[0], 100) / 100 if has_rate else None
         self._is_busy = busy != 0
-        return Device(self._id, self._name, busy, self._watts(), is_split)
+        return Device(self.id, self._name, busy, self._watts(), is_split)
 
     def _watts(self) -> float | None:
         """Return the mean power since the last reading, or else the power now."""
@@ -188,44 +231,51 @@ class _Handle:
         return None if failed else power.value / 1000
 
     def uses(self) -> list[Use]:
-        """Return the processes that have a context on the device."""
+        """Return the processes that have a context on the device.
+
+        A share of a process that is not listed is left out: it has exited, so that its PID may be
+        another's by now.
+        """
         shares = self._shares()
         found: dict[tuple[int, int | None], int | None] = {}
-        for name in _LISTS:
-            for pid, instance, used_bytes in self._listed(name):
-                known = found.get((pid, instance))
-                found[pid, instance] = used_bytes if known is None else known
-        listed = {pid for pid, _ in found}
-        found |= {(pid, None): None for pid in shares or () if pid not in listed}
+        lists = [self._listed(name) for name in _LISTS]
+        self._has_mps = bool(lists[-1])
+        for pid, instance, used_bytes in (entry for each in lists for entry in each or ()):
+            known = found.get((pid, instance))
+            found[pid, instance] = used_bytes if known is None else known
+        if None in lists:
+            listed = {pid for pid, _ in found}
+            found |= {(pid, None): None for pid in shares or () if pid not in listed}
         return [
             Use(pid, instance, None if shares is None else shares.get(pid, 0.0), used_bytes)
             for (pid, instance), used_bytes in found.items()
         ]
 
-    def _listed(self, name: str) -> Iterator[tuple[int, int | None, int | None]]:
+    def _listed(self, name: str) -> list[tuple[int, int | None, int | None]] | None:
+        """Return PID, instance and memory of each process; None if the call fails."""
         for version, kind in _VERSIONS:
             count = c.c_uint(_FIRST_ENTRIES)
-            code = _INSUFFICIENT_SIZE
-            for _ in range(_TRIES):
+            for expected in _TRIES:
                 room = min(max(count.value, _FIRST_ENTRIES), MAX_ENTRIES)
                 entries = (kind * room)()
                 count = c.c_uint(room)
-                code = self._call(
-                    name + version, c.byref(count), entries, expected=(_INSUFFICIENT_SIZE,)
-                )
+                code = self._call(name + version, c.byref(count), entries, expected=expected)
                 if code != _INSUFFICIENT_SIZE:
                     break
                 count.value += _FIRST_ENTRIES
-            if code == FUNCTION_NOT_FOUND:
+            if code in (FUNCTION_NOT_FOUND, _NOT_SUPPORTED):
                 continue
-            for entry in entries[: min(count.value, room)] if not code else ():
-                instance = getattr(entry, "instance", _NO_INSTANCE)
-                yield (
+            if code:
+                return None
+            return [
+                (
                     entry.pid,
-                    None if instance == _NO_INSTANCE else instance,
-                    None if entry.used_bytes == _NOT_AVAILABLE else entry.used_bytes,
+                    _unless(entry, "instance", _NO_INSTANCE),
+                    _unless(entry, "used_bytes", _NOT_AVAILABLE),
                 )
-            return
+                for entry in entries[: min(count.value, room)]
+            ]
+        return []
 
     def _shares(self) -> dict[int, float] | None:
         """Return each process's share of the device since the last reading; None: not known."""
@@ -235,7 +285,7 @@ class _Handle:
         if samples is None:
             return None
         sums: dict[int, list[int]] = {}
-        last_us = self._last_us
+        last_us = self._last_us = min(self._last_us, int(time.time() * 1e6))  # clocks are set back
         for timestamp_us, pid, sm in samples:
             if timestamp_us > last_us and 0 <= sm <= 100:
                 sums.setdefault(pid, []).append(sm)
@@ -244,13 +294,13 @@ class _Handle:
 
     def _samples(self) -> list[tuple[int, int, int]] | None:
         name, count = "nvmlDeviceGetProcessUtilization", c.c_uint(_FIRST_ENTRIES)
-        for _ in range(_TRIES):
+        for expected in _TRIES:
             room = min(max(count.value, _FIRST_ENTRIES), MAX_ENTRIES)
             entries = (Utilization * room)()
             count = c.c_uint(room)
             code = self._call(
                 *(name, entries, c.byref(count), c.c_ulonglong(self._last_us)),
-                expected=(_NOT_FOUND, _INSUFFICIENT_SIZE),
+                expected=(_NOT_FOUND, *expected),
             )
             if code == _NOT_FOUND:
                 return []  # nothing ran
@@ -273,4 +323,9 @@ class _Handle:
         return [(each.timestamp_us, each.pid, each.sm) for each in found]
 
     def _call(self, name: str, *arguments: Any, expected: tuple[int, ...] = ()) -> int:
-        return self._nvml.call(name, self._handle, *arguments, expected=expected)
+        return self._nvml.call(name, self.handle, *arguments, expected=expected)
+
+
+def _unless(entry: Any, name: str, absent: int) -> int | None:
+    value = getattr(entry, name, absent)
+    return None if value == absent else value

@@ -7,10 +7,11 @@ It exits when its input ends, so that it need not be killed inside a driver. One
 =================  =========================================================================
 question           answer
 =================  =========================================================================
-``{"pids": […]}``  ``{"at_s", "pid_namespace", "sources", "devices", "uses", "left_out", …}``
+``{"pids": […]}``  ``{"at_s", "pid_namespace", "sources", "devices", "uses", "failures"}``
 =================  =========================================================================
 
-``pids``: processes to look through for an open device of AMD or Intel.
+``pids``: processes to look through for an open device of AMD or Intel. With ``"pipes": true`` the
+use of pipes is read, too.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
+from itertools import islice
 from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from minerwatch.node.children.gpu_files import DrmFiles
+from minerwatch.fair_queue import interleaved
+from minerwatch.node.children.gpu_files import DrmFiles, owner_of
 from minerwatch.node.children.gpu_nvml import Device, Nvml, NvmlError, Use
 
 NO_NVML = "none"
@@ -45,52 +48,66 @@ class GpuSampler:
     """Devices and processes of all vendors, at each question."""
 
     def __init__(self, proc: str = "/proc", sys: str = "/sys", library: str = "") -> None:
+        self._proc = proc
         self._library = library
         self._failures: Counter[str] = Counter()
         self._files = DrmFiles(proc, sys, self._failures)
         self._nvml: Nvml | None = None
         self._driver = ""
         self._pause = 0
-        self._nvidia_count = 0
 
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:
         """Return the answer to one question."""
         pids = [pid for pid in question.get("pids", ()) if isinstance(pid, int)]
         at_s = time.clock_gettime(time.CLOCK_BOOTTIME)
-        found = [*self._of_nvidia(), *self._files.read(pids)]
-        uses = [
-            (use, [use.pid, number, use.instance, _finite(use.busy), use.memory_bytes])
-            for number, (_, on_device) in enumerate(found)
-            for use in on_device
-        ]
-        uses.sort(key=lambda each: _weight(each[0]), reverse=True)
+        nvidia = self._of_nvidia(with_pipes=question.get("pipes") is True)
+        found = [*nvidia, *self._files.read(pids)]
+        uses = self._foremost(
+            [(n, use) for n, (_, on_device) in enumerate(found) for use in on_device]
+        )
+        left_out = [len(on_device) for _, on_device in found]
+        for number, _ in uses:
+            left_out[number] -= 1
         drivers = [f"nvidia {self._driver}".strip()] if self._nvml is not None else []
-        drivers += {device.name for device, _ in found[self._nvidia_count :]}
+        drivers += {device.name for device, _ in found[len(nvidia) :]}
         return {
             "at_s": at_s,
             "pid_namespace": pid_namespace(),
             "sources": [each[:_MAX_TEXT] for each in drivers],
-            "devices": [_shown(device) for device, _ in found],
-            "uses": [entry for _, entry in uses[:MAX_USES]],
-            "left_out": max(0, len(uses) - MAX_USES),
+            "devices": [
+                {**_shown(device), "left_out": count}
+                for (device, _), count in zip(found, left_out, strict=True)
+            ],
+            "uses": [
+                (use.pid, number, use.instance, _finite(use.busy), use.memory_bytes)
+                for number, use in uses
+            ],
             "failures": dict([*(+self._failures).items()][:_MAX_FAILURES]),
         }
 
-    def _of_nvidia(self) -> list[tuple[Device, list[Use]]]:
-        self._nvidia_count = 0
+    def _foremost(self, uses: list[tuple[int, Use]]) -> list[tuple[int, Use]]:
+        """Return those that fit, in order: the heaviest of each container in turn.
+
+        Idle contexts hide no busy one, and those of one container none of another's.
+        """
+        uses.sort(key=lambda each: _weight(each[1]), reverse=True)
+        if len(uses) <= MAX_USES:
+            return uses
+        owners = {pid: owner_of(self._proc, pid) for pid in {use.pid for _, use in uses}}
+        return [*islice(interleaved(uses, lambda each: owners[each[1].pid]), MAX_USES)]
+
+    def _of_nvidia(self, *, with_pipes: bool) -> list[tuple[Device, list[Use]]]:
         try:
             if self._nvml is None and not self._start():
                 return []
             assert self._nvml is not None  # noqa: S101 - it was started
-            found = self._nvml.read()
+            return self._nvml.read(with_pipes=with_pipes)
         except (OSError, NvmlError) as error:
             self._failures["nvml_missing"] += isinstance(error, OSError)
             if self._nvml is not None:
                 self._nvml.close()
             self._nvml, self._pause = None, _QUESTIONS_PER_START
             return []
-        self._nvidia_count = len(found)
-        return found
 
     def _start(self) -> bool:
         self._pause -= 1
@@ -116,6 +133,7 @@ def _shown(device: Device) -> dict[str, Any]:
         "busy": _finite(device.busy),
         "watts": _finite(device.watts),
         "is_split": device.is_split,
+        "pipes": {name: round(value, 4) for name, value in device.pipes.items()},
     }
 
 
@@ -124,7 +142,6 @@ def _finite(value: float | None) -> float | None:
 
 
 def _weight(use: Use) -> tuple[float, int]:
-    """Order: what keeps a device busy first, so that idle contexts hide nothing."""
     return _finite(use.busy) or 0.0, use.memory_bytes or 0
 
 

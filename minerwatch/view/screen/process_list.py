@@ -37,6 +37,8 @@ class ListedProcess:
     cpu_seconds: float | None
     memory_bytes: int | None
     threads: int | None
+    gpus: float | None
+    gpu_memory_bytes: int | None
     executes: str  # one word; "": too little is known
     signals: tuple[str, ...]  # of findings on it
     comm: str
@@ -86,7 +88,8 @@ def _listed(row: ProcessRow) -> Iterator[ListedProcess]:
             status.node, status.namespace, status.pod, status.container, status.container_id,
             status.kind, status.owner, status.level,
             process.pid, process.parent_pid, process.user, process.cpu_cores, process.cpu_seconds,
-            process.memory_bytes, process.threads, one_word(process.executed),
+            process.memory_bytes, process.threads, process.gpus, process.gpu_memory_bytes,
+            one_word(process.executed),
             tuple(dict.fromkeys(f.signal for f in status.findings if f.pid == process.pid)),
             process.comm, process.image, process.command_line,
         )  # fmt: skip

@@ -40,6 +40,8 @@ class ProcessRow:
     threads: int | None
     cpu_s: float | None  # CPU time in all; of those that are still running
     executes: str  # one word; "": too little is known
+    gpus: float | None  # kept busy; None: none, or not known
+    gpu_memory_bytes: int | None
 
     @property
     def first(self) -> ProcessStatus:
@@ -54,7 +56,7 @@ def process_rows(every: Iterable[ContainerStatus], view: View) -> tuple[ProcessR
         row
         for status in every
         for row in _rows_of(status, is_folded=view.is_folded)
-        if (view.is_narrowed or row.signals or row.cpu_cores > IDLE_CORES)
+        if (view.is_narrowed or row.signals or row.gpus or row.cpu_cores > IDLE_CORES)
         and _holds_all(row, words)
     ]
     sort = view.sort if view.sort in PROCESS_SORTS else PROCESS_SORTS[0]
@@ -101,6 +103,15 @@ def process_columns(width: int) -> tuple[Column[ProcessRow], ...]:
             exists=lambda rows: any(row.threads is not None for row in rows),
         ),
         Column(
+            "GPU", lambda row, *_: NOTHING if row.gpus is None else f"{row.gpus:.2f}", 6, 8,
+            is_number=True, sort="gpu",
+            exists=lambda rows: any(row.gpus is not None for row in rows),
+        ),
+        Column(
+            "GPU-MEM", lambda row, *_: _size(row.gpu_memory_bytes), 8, 5, is_number=True,
+            exists=lambda rows: any(row.gpu_memory_bytes is not None for row in rows),
+        ),
+        Column(
             "FOUND", lambda row, _, width: cut("+".join(row.signals), width), 9, 7,
             style=lambda row: LEVEL_STYLES.get(row.status.level, "") if row.signals else "",
             exists=lambda rows: any(row.signals for row in rows),
@@ -145,7 +156,7 @@ def _rows_of(status: ContainerStatus, *, is_folded: bool) -> Iterator[ProcessRow
         alike.setdefault((*key_of(status), *own), []).append(process)
     for key, processes in alike.items():
         if len(processes) > 1:
-            processes.sort(key=lambda each: -(each.cpu_cores or 0.0))
+            processes.sort(key=lambda each: -max(each.cpu_cores or 0.0, each.gpus or 0.0))
         signals = dict.fromkeys(each for one in processes for each in found.get(one.pid, ()))
         yield ProcessRow(
             key,
@@ -157,6 +168,8 @@ def _rows_of(status: ContainerStatus, *, is_folded: bool) -> Iterator[ProcessRow
             _sum(each.threads for each in processes),
             _sum(each.cpu_seconds for each in processes),
             one_word(processes[0].executed),
+            _sum(each.gpus for each in processes),
+            _sum(each.gpu_memory_bytes for each in processes),
         )
 
 
@@ -198,6 +211,7 @@ _FIGURES: dict[str, Callable[[ProcessRow], float]] = {
     "time": lambda row: row.cpu_s or 0,
     "memory": lambda row: row.memory_bytes or 0,
     "threads": lambda row: row.threads or 0,
+    "gpu": lambda row: row.gpus or 0.0,
     "pid": lambda row: -row.first.pid,
 }
 _TEXTS: dict[str, Callable[[ProcessRow], str]] = {

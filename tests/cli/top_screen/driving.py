@@ -190,9 +190,11 @@ class Driven:
 
     async def told(self, text: str) -> None:
         """Wait for a notice."""
-        await self.until(
-            lambda: any(text in str(toast.render()) for toast in self.app.screen.query(Toast))
-        )
+        await self.until(lambda: self.has_told(text))
+
+    def has_told(self, text: str) -> bool:
+        """Return True if a notice with the text is on the screen."""
+        return any(text in str(toast.render()) for toast in self.app.screen.query(Toast))
 
     async def press(self, *keys: str) -> None:
         """Press keys, and let them have their effect."""

@@ -14,6 +14,7 @@ from minerwatch.cli.top_screen.proposal import ByHand, Proposal, ProposalError, 
 from minerwatch.model import Action
 from minerwatch.untrusted_text.display import printable
 from tests.cli.top_screen.driving import AGENT
+from tests.examples import examples
 from tests.report.samples import MINER, SIMULATION, hostile_text
 from tests.view.test_culling_text import OBJECTED, PERMITTED
 
@@ -90,7 +91,7 @@ def test_where_there_is_no_pod_the_containers_name_is_typed() -> None:
     assert proposal.confirmation == "simulation.service"
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(hostile_text, hostile_text, st.sampled_from([1, 10, 40, 80, 200]))
 def test_a_proposal_is_shown_as_it_is(decision: str, request: str, width: int) -> None:
     proposal = Proposal(MINER, "evict", decision, request, "enforce", is_permitted=True)

@@ -51,7 +51,7 @@ def check(screen: Driven) -> None:
     assert name in table.render_line(screen.line + 1).text
 
 
-@pytest.mark.parametrize("count", [0, 1, 7, 299, 300, 301, 5000])
+@pytest.mark.parametrize("count", [0, 1, 7, 300, pytest.param(5000, marks=pytest.mark.nightly)])
 def test_any_number_of_rows_can_be_walked_through(count: int) -> None:
     rng = random.Random(count)
 
@@ -74,14 +74,14 @@ def test_any_number_of_rows_can_be_walked_through(count: int) -> None:
 
 def test_what_is_selected_stays_selected_on_its_line_while_rows_come_and_go() -> None:
     rng = random.Random(1)
-    watched = recorded(many(1000))
+    watched = recorded(many(400))
 
     async def scenario(screen: Driven) -> None:
-        await screen.press(*["pagedown"] * 20, "up")
+        await screen.press(*["pagedown"] * 6, "up")
         chosen, line = screen.selected, screen.line
-        for _ in range(6):
+        for _ in range(3):
             worse = tuple(replace(MINER, cgroup=f"/m/{n}") for n in range(rng.randint(0, 400)))
-            await shows(screen, watched, (*worse, *many(1000)))
+            await shows(screen, watched, (*worse, *many(400)))
             check(screen)
             assert (screen.selected.key, screen.line) == (chosen.key, line)
 
@@ -147,7 +147,7 @@ def test_the_mouse_selects_opens_and_scrolls() -> None:
 
 def test_it_follows_a_resize_wherever_it_is() -> None:
     async def scenario(screen: Driven) -> None:
-        await screen.press(*["pagedown"] * 9)
+        await screen.press(*["pagedown"] * 4)
         chosen = screen.selected.key
         for size in ((200, 60), (60, 12), (80, 130), (50, 9), (120, 40)):
             await screen.pilot.resize_terminal(*size)

@@ -26,7 +26,7 @@ from minerwatch.node import (
     task_iterator,
     yara_scan,
 )
-from minerwatch.node.children import gpu_files
+from minerwatch.node.children import dcgm_reader, gpu_files
 from minerwatch.node.children.code_classifier import Decoder, Mappings
 from minerwatch.node.cluster_networks import ClusterNetworks
 from minerwatch.node.command_lines import END_BYTES, Piece, join_pieces
@@ -379,10 +379,21 @@ def gpu_answer(data: bytes) -> None:
     for device in sample.devices:
         is_one_line(device.id + device.name)
         assert device.busy is None or 0 <= device.busy <= 1
+        assert all(0 <= use < float("inf") for use in device.pipes.values())
     for use in sample.uses:
-        assert use.pid > 0
+        assert use.pid >= 0
         assert use.device < len(sample.devices)
         assert use.busy is None or 0 <= use.busy <= 1
+
+
+@target("node.children.dcgm_reader")
+def dcgm_scrape(data: bytes) -> None:
+    """What dcgm-exporter answers, or whatever answers in its place."""
+    found = {"at_s": 1.0, **dcgm_reader.parsed(data.decode("utf-8", "replace"))}
+    sample = msgspec.convert(found, GpuAnswer).sample()
+    for grant in sample.grants:
+        assert grant.device < len(sample.devices)
+        is_one_line(grant.namespace + grant.pod + grant.container)
 
 
 @target("node.children.gpu_files")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import time
 from collections import Counter
 from pathlib import Path
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from minerwatch.node.children import gpu_files
 from minerwatch.node.children.gpu_files import DrmFiles, Reading, busy_share, parsed
+from tests.conftest import needs_root
 from tests.node.fake_gpus import make_card, make_client
 
 PCI = "0000:03:00.0"
@@ -73,7 +76,7 @@ def test_a_client_that_two_processes_share_counts_once(roots: Roots) -> None:
     roots.uses(7, 8)
     for pid in (7, 8):
         client(roots, pid, engine_gfx="5000000000 ns")
-    assert roots.uses(7, 8) == {7: (0.5, None)}
+    assert roots.uses(7, 8) == {7: (0.5, None), 8: (None, None)}
 
 
 def test_clients_of_one_process_add_up(roots: Roots) -> None:
@@ -137,15 +140,138 @@ def test_power_is_a_gauge_or_the_energy_between_two_readings(roots: Roots) -> No
     assert [device.watts for device, _ in roots.files.read(())] == [250.0, 50.0]
 
 
-def test_a_process_with_too_many_files_is_counted(
+def test_a_device_behind_many_files_is_found_at_a_later_turn_and_then_read_each_time(
     roots: Roots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu_files, "MAX_FILES", 2)
+    monkeypatch.setattr(gpu_files, "MAX_FILES", 4)
     make_card(roots.sys)
-    for number in range(3):
-        client(roots, 7, number, str(number))
-    roots.uses(7)
+    (roots.proc / "7/fd").mkdir(parents=True)
+    for number in range(5):
+        (roots.proc / "7/fd" / str(number)).symlink_to("/dev/null")
+    assert roots.uses(7) == {}
     assert roots.failures["open_files"] == 1
+    (roots.proc / "7/status").write_text("Name:\ta\nFDSize:\t64\n")
+    client(roots, 7, 41, "1", engine_gfx="0 ns")
+    for _ in range(12):
+        roots.uses(7)
+    client(roots, 7, 41, "1", engine_gfx="5000000000 ns")
+    assert roots.uses() == {7: (0.5, None)}
+
+
+def test_of_many_clients_those_that_work_are_read(
+    roots: Roots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_files, "MAX_CLIENTS", 2)
+    make_card(roots.sys)
+    for number in range(9):
+        client(roots, 7, number, str(number), engine_gfx=f"{number == 8:d} ns")
+    roots.uses(7)
+    client(roots, 7, 8, "8", engine_gfx="5000000001 ns")
+    assert roots.uses(7)[7][0] == 0.5
+
+
+def test_processes_of_one_container_crowd_out_none_of_another(
+    roots: Roots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_files, "MAX_KNOWN", 3)
+    make_card(roots.sys)
+    for pid in range(1, 9):
+        client(roots, pid, client_id=str(pid))
+        (roots.proc / str(pid) / "cgroup").write_text(f"0::/pods/{'b' if pid == 8 else 'a'}\n")
+    assert [*roots.uses(*range(1, 8))] == [1, 2, 3]
+    assert 8 in roots.uses(8)
+    assert 8 in roots.uses()
+    assert 6 in roots.uses(6), "a new one does not wait behind idle ones of its container"
+    assert roots.failures["crowded"] == 4 + 1 + 1
+
+
+def test_a_thread_may_have_files_of_its_own(roots: Roots, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_card(roots.sys)
+    (roots.proc / "7/fd").mkdir(parents=True)
+    for thread in range(7, 11):
+        (roots.proc / "7/task" / str(thread) / "fd").mkdir(parents=True)
+    make_client(roots.proc / "7/task", 9, pdev=PCI, client_id="1", engine_gfx="0 ns")
+    numbers = iter(range(99))
+    monkeypatch.setattr(os, "urandom", lambda size: next(numbers).to_bytes(size, "big"))
+    for _ in range(5):
+        roots.uses(7)
+    make_client(roots.proc / "7/task", 9, pdev=PCI, client_id="1", engine_gfx="5000000000 ns")
+    assert roots.uses() == {7: (0.5, None)}
+
+
+def test_no_name_that_a_process_can_choose_makes_it_a_client(roots: Roots, tmp_path: Path) -> None:
+    make_card(roots.sys)
+    lie = f"drm-client-id:\t1\ndrm-pdev:\t{PCI}\ndrm-engine-gfx:\t9 ns\n"
+    (tmp_path / "dev" / "dri").mkdir(parents=True)
+    named = tmp_path / "dev" / "dri" / "renderD128"
+    named.write_text(lie)
+    odd = tmp_path / lie.replace("/", "_")
+    odd.touch()
+    (tmp_path / "fifo").parent.mkdir(exist_ok=True)
+    os.mkfifo(tmp_path / "fifo")
+    numbers = [
+        os.open(named, os.O_RDONLY),
+        os.open(odd, os.O_RDONLY),
+        os.open(tmp_path / "fifo", os.O_RDWR),
+        os.memfd_create(f"/dev/dri/renderD128\n{lie}"),
+        os.memfd_create("/dev/dri/renderD128"),
+        os.eventfd(1),
+        *os.pipe(),
+    ]
+    try:
+        files = DrmFiles("/proc", str(roots.sys), roots.failures)
+        for _ in range(2):
+            ((_, uses),) = files.read([os.getpid()])
+            assert uses == []
+        for number in numbers:
+            assert parsed(Path(f"/proc/self/fdinfo/{number}").read_bytes()) is None
+    finally:
+        for number in numbers:
+            os.close(number)
+
+
+@needs_root
+def test_a_device_is_known_by_its_number_whatever_it_is_called(
+    roots: Roots, tmp_path: Path
+) -> None:
+    for name, device in (("innocent", (226, 128)), ("zero", (1, 5))):
+        os.mknod(tmp_path / name, 0o600 | stat.S_IFCHR, os.makedev(*device))
+    make_card(roots.sys)
+    (tmp_path / "text").touch()
+    for number, name in enumerate(("zero", "text", "innocent")):
+        (roots.proc / "7/fd").mkdir(parents=True, exist_ok=True)
+        (roots.proc / "7/fd" / str(number)).symlink_to(tmp_path / name)
+        client(roots, 7, number, str(number), engine_gfx="0 ns")
+    roots.uses(7)
+    for number in range(3):
+        client(roots, 7, number, str(number), engine_gfx=f"{number + 1}000000000 ns")
+    assert roots.uses(7) == {7: (0.3, None)}, "only that of the device counts"
+
+
+def test_a_file_below_dev_dri_that_is_no_device_is_not_read(roots: Roots, tmp_path: Path) -> None:
+    assert not gpu_files.is_drm(str(tmp_path), if_unknown=True)
+    assert not gpu_files.is_drm("/dev/null", if_unknown=True)
+    assert gpu_files.is_drm(str(tmp_path / "gone"), if_unknown=True)
+
+
+def test_kfd_names_processes_by_pids_of_the_whole_machine(roots: Roots) -> None:
+    make_card(roots.sys)
+    kfd = roots.sys / "class/kfd/kfd"
+    for name, text in (
+        ("topology/nodes/1/gpu_id", "51123"),
+        ("topology/nodes/1/properties", "drm_render_minor 128\n"),
+        ("proc/77/vram_51123", "1048576\n"),
+    ):
+        (kfd / name).parent.mkdir(parents=True, exist_ok=True)
+        (kfd / name).write_text(text)
+    own = roots.proc / "self/ns/pid"
+    own.parent.mkdir(parents=True)
+    own.symlink_to("pid:[4026531836]")
+    assert roots.uses() == {77: (None, 1 << 20)}
+    own.unlink()
+    own.symlink_to("pid:[4026532777]")
+    assert roots.uses() == {}
+    assert roots.failures["foreign_pids"] == 1
 
 
 def test_what_is_no_gpu_says_nothing() -> None:

@@ -28,6 +28,7 @@ from minerwatch.node.children.hot_code_scanner import (
 )
 from minerwatch.node.children.machine_code import Decoder
 from minerwatch.node.proc_files import ProcessFiles
+from tests.examples import examples
 
 PAGE = 4096
 READ, WRITE, EXECUTE = 1, 2, 4
@@ -206,7 +207,7 @@ def test_hostile_code_costs_a_bounded_time(memory: Memory, look: Look) -> None:
     assert len(text) < 2 * pages + scanner.MAX_TABLE_BYTES
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(code=st.binary(min_size=1, max_size=PAGE), places=st.lists(st.integers(0, PAGE - 1)))
 def test_any_code_at_any_places(code: bytes, places: list[int]) -> None:
     memory, look = Memory(), Look()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from minerwatch.node.children.machine_code import Decoder
 from minerwatch.node.children.traced_code import MAX_INSTRUCTIONS, PAGE, TracedCode, joined
+from tests.examples import examples
 
 BASE = 0x400000
 NOP, RET, PUSH = b"\x90", b"\xc3", b"\x55"
@@ -111,7 +112,7 @@ def test_hostile_jumps_cost_a_bounded_time() -> None:
     assert sum(map(len, found.contents())) <= len(code)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(
     code=st.binary(max_size=3 * PAGE),
     starts=st.lists(st.integers(-20, 3 * PAGE + 20), max_size=20),

@@ -40,6 +40,7 @@ from minerwatch.view.screen.presentation import Presentation, Presenter
 from minerwatch.view.screen.process_list import encode_processes, limits, process_table
 from minerwatch.view.screen.processes import ProcessRow, process_lines, process_rows
 from tests.cli.top_screen.driving import AGENT, CRASHING, TALKING
+from tests.examples import examples
 from tests.report.samples import (
     HELD,
     HOSTILE,
@@ -157,7 +158,7 @@ def test_troubles_that_do_not_fit_are_counted() -> None:
     assert any(each.startswith("campaign") for each in lines)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(hostile_text, hostile_text, agents, widths, st.integers(0, 8))
 def test_whatever_is_told_the_banner_fits(
     name: str, reason: str, agent: AgentStatus, width: int, height: int
@@ -232,7 +233,7 @@ def test_names_only_grow() -> None:
         assert [(each.title, each.width) for each in after] == before
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     st.lists(containers, min_size=1, max_size=4),
     st.integers(10, 250),
@@ -277,7 +278,7 @@ def test_details_say_what_matters_first() -> None:
     assert "it is idle" in details(container())[1]
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(containers)
 def test_details_are_lines_without_power(status: ContainerStatus) -> None:
     for kind in Kind:
@@ -351,7 +352,7 @@ def test_what_the_page_says_of_culling() -> None:
     assert "It is not evicted in a dry run, because:   - It is too young." in text
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     containers,
     widths,
@@ -430,7 +431,7 @@ def test_a_ladder_of_processes_does_not_leave_the_screen() -> None:
     assert max(map(len, shown)) < 120
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     st.lists(
         st.tuples(processes, st.integers(0, 9), st.integers(0, 9)),
@@ -546,7 +547,7 @@ def test_nodes_are_sorted_and_filtered() -> None:
     assert "30.0" in next(line for line in lines if line.startswith("node-1 "))
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(agents, hostile_text, widths)
 def test_nodes_fit(agent: AgentStatus, text: str, width: int) -> None:
     coverage = Coverage(text, text, 1, (Unanswered(text, text, text),), text)

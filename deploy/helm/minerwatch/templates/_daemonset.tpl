@@ -2,6 +2,7 @@
 {{- define "minerwatch.daemonset" -}}
 {{- $hostNetwork := include "minerwatch.hostNetwork" . }}
 {{- $folders := include "minerwatch.ruleFolders" . | fromJsonArray }}
+{{- $sampler := and .gpu (ne .Values.gpu.access "dcgm") }}
 apiVersion: apps/v1
 kind: DaemonSet
 metadata:
@@ -39,8 +40,8 @@ spec:
     spec:
       serviceAccountName: {{ include "minerwatch.serviceAccountName" . }}
       # On GPU nodes the token is mounted into the agent alone: the sampler beside it needs none.
-      automountServiceAccountToken: {{ and (not .gpu) (eq (include "minerwatch.asksCluster" .) "true") }}
-      {{- if and .gpu (ne .Values.gpu.access "privileged") }}
+      automountServiceAccountToken: {{ and (not $sampler) (eq (include "minerwatch.asksCluster" .) "true") }}
+      {{- if and $sampler (ne .Values.gpu.access "privileged") }}
       runtimeClassName: {{ .Values.gpu.runtimeClassName }}
       {{- end }}
       hostPID: true
@@ -100,11 +101,18 @@ spec:
               valueFrom:
                 fieldRef:
                   fieldPath: status.podIP
-            {{- if .gpu }}
+            {{- if $sampler }}
             - name: MINERWATCH_GPU_SOCKET
               value: /run/minerwatch-gpu/gpu.sock
+            {{- else if .gpu }}
+            - name: NODE_IP
+              valueFrom:
+                fieldRef:
+                  fieldPath: status.hostIP
+            - name: MINERWATCH_GPU_EXPORTER
+              value: {{ required "gpu.exporter: the address of dcgm-exporter on the node, as gpu.access is dcgm" .Values.gpu.exporter }}
             {{- end }}
-            {{- $own := list "MINERWATCH_CONFIG" "MINERWATCH_NODE" "MINERWATCH_POD_NAMESPACE" "MINERWATCH_POD_UID" "POD_IP" "MINERWATCH_GPU_SOCKET" }}
+            {{- $own := list "MINERWATCH_CONFIG" "MINERWATCH_NODE" "MINERWATCH_POD_NAMESPACE" "MINERWATCH_POD_UID" "POD_IP" "MINERWATCH_GPU_SOCKET" "MINERWATCH_GPU_EXPORTER" "NODE_IP" }}
             {{- include "minerwatch.requireUnique" (dict "where" "extraEnv" "key" "name" "own" $own "extra" .Values.extraEnv) }}
             {{- with .Values.extraEnv }}
             {{- toYaml . | nindent 12 }}
@@ -157,7 +165,7 @@ spec:
             - {name: config, mountPath: /etc/minerwatch/config, readOnly: true}
             - {name: run, mountPath: /run/minerwatch}
             - {name: cgroups, mountPath: /sys/fs/cgroup, readOnly: true}
-            {{- if .gpu }}
+            {{- if $sampler }}
             - {name: gpu, mountPath: /run/minerwatch-gpu}
             {{- if include "minerwatch.asksCluster" . }}
             - {name: token, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
@@ -180,11 +188,11 @@ spec:
             {{- with .Values.extraVolumeMounts }}
             {{- toYaml . | nindent 12 }}
             {{- end }}
-        {{- if .gpu }}
+        {{- if $sampler }}
         {{- include "minerwatch.gpuSampler" . | nindent 8 }}
         {{- end }}
       volumes:
-        {{- if .gpu }}
+        {{- if $sampler }}
         - name: gpu
           emptyDir: {medium: Memory, sizeLimit: 1Mi}
         {{- if eq .Values.gpu.access "privileged" }}
