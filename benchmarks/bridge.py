@@ -29,6 +29,8 @@ from benchmarks.networks import NoNetworksError
 T = TypeVar("T")
 
 WORLD, WORLD6, PORT = "203.0.113.7", "fd00:99:7::7", 4444
+BY_VLAN_OF_POD, BY_VLAN_OF_UPLINK = "203.0.113.9", "198.51.100.1"
+"""Addresses of the world that lead through devices of 802.1Q."""
 PODS = ("10.99.1.2", "10.99.1.3")
 _CLONE_NEWNET = 0x40000000
 _NAMES = ("host", "pod0", "pod1", "world")
@@ -114,6 +116,24 @@ def bridge() -> Iterator[Bridge]:
         found = Bridge(host, (pods[0], pods[1]), world)
         stack.enter_context(started(found.command(world, "world")))
         yield found
+
+
+def add_vlans(found: Bridge) -> None:
+    """Make a VLAN between the first pod and its host, and one on the uplink.
+
+    Raises NoNetworksError where the kernel has none (CONFIG_VLAN_8021Q).
+    """
+    vlan = "ip link add link {0} name {0}.5 type vlan id 5 && ip addr add {1}/24 dev {0}.5"
+    vlan += " && ip link set {0}.5 up"
+    for name, device, address in (
+        (found.pods[0], "eth0", "10.99.5.2"),
+        (found.host, "veth0", "10.99.5.1"),
+        (found.host, "uplink", "198.51.100.2"),
+        (found.world, "eth0", BY_VLAN_OF_UPLINK),
+    ):
+        _in(name, vlan.format(device, address))
+    _in(found.pods[0], f"ip route add {BY_VLAN_OF_POD}/32 via 10.99.5.1")
+    _in(found.host, "iptables -t nat -A POSTROUTING -o uplink.5 -j MASQUERADE --random")
 
 
 def in_namespace(name: str, work: Callable[[], T]) -> T:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.networks [--seconds 12] [--write] [CASE…]
 
-Guessed passwords get a minute.
+Guessed passwords and hosts 30 ms away get a minute.
 
 Needs root and ``ip``. Each client of benchmarks.traffic runs in a network namespace of its own, as
 a pod does, beside one that stands for the internet; nothing leaves them. The rules see the facts
@@ -23,7 +23,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import traffic
+from benchmarks import far_hosts, traffic
+from benchmarks.neighbours import ATTACKS
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.judge import score_of
 from minerwatch.detection.matching.matcher import Matcher
@@ -39,6 +40,8 @@ from minerwatch.probes.network_counters import NetworkUser, PodNetworks
 DOCUMENT = Path(__file__).parent.parent / "docs" / "detection.md"
 BEGIN, END = "<!-- begin: python -m benchmarks.networks --write -->", "<!-- end of networks -->"
 _TICK_S = 2.0
+_LONG = "brute", "open ports, 30 ms", "crawler, 30 ms", "600 ports", "300 servers"
+"""Words in cases that get a minute."""
 KEY = ContainerKey("/pod", 1)
 
 
@@ -96,6 +99,10 @@ def networks() -> Iterator[Networks]:
         _ip("-n", client, "route", "add", "default", "via", "192.0.2.1")
         _ip("-n", world, "route", "add", "local", f"{traffic.ANSWERING}.0/24", "dev", "lo")
         _ip("-n", world, "route", "add", "blackhole", f"{traffic.SILENT}.0/24")
+        if Path("/dev/net/tun").exists():
+            _ip("-n", world, "tuntap", "add", "dev", far_hosts.DEVICE, "mode", "tun")
+            _ip("-n", world, "link", "set", far_hosts.DEVICE, "up")
+            _ip("-n", world, "route", "add", f"{far_hosts.FAR}.0/24", "dev", far_hosts.DEVICE)
         # 250 hosts answer here, each of which would answer once a second that a port is closed
         settings = ("net/ipv4/ip_forward=1", "net/ipv4/icmp_ratelimit=0")
         for setting in settings:
@@ -123,6 +130,8 @@ def facts_of(
     case: str,
     seconds: float,
     is_enough: Callable[[Facts], bool] = lambda _facts: False,
+    *,
+    tick_s: float = _TICK_S,
 ) -> Facts:
     """Run one case and return the facts about its pod at the end, or once they are enough."""
     try:
@@ -132,10 +141,14 @@ def facts_of(
     pods = PodNetworks(CounterReader(), PodSockets(sockets).start())
     facts: Facts = {}
     try:
-        with found.running(found.client, case, str(seconds + 2)) as process:
+        with ExitStack() as running:
+            until_s = str(seconds + 2)
+            process = running.enter_context(found.running(found.client, case, until_s))
+            if case in ATTACKS:
+                running.enter_context(found.running(found.world, f"against: {case}", until_s))
             ends_s = time.monotonic() + seconds
             while time.monotonic() < ends_s:
-                time.sleep(_TICK_S)
+                time.sleep(tick_s)
                 user = NetworkUser(KEY, "pod", 1.0, _session(process.pid), process.pid)
                 pods.tick([user], time.monotonic())
                 facts = pods.facts(KEY) or facts
@@ -144,6 +157,11 @@ def facts_of(
     finally:
         pods.close()
     return facts
+
+
+def duration_s(case: str, seconds: float) -> float:
+    """Return how long a case runs: ``seconds``, or the minute of what repeats slowly."""
+    return max(60.0, seconds) if any(word in case for word in _LONG) else seconds
 
 
 def _session(leader: int) -> list[int]:
@@ -173,7 +191,7 @@ def main() -> None:
     rows = []
     with networks() as found:
         for case in chosen.cases or [*traffic.ABUSE, *traffic.INNOCENT]:
-            seconds = max(60.0, chosen.seconds) if "brute" in case else chosen.seconds
+            seconds = duration_s(case, chosen.seconds)
             facts = facts_of(found, case, seconds)
             rows.append((case, facts, found_on(matcher, facts)))
             print(case, facts, rows[-1][2], file=sys.stderr, flush=True)
@@ -187,8 +205,11 @@ def main() -> None:
 
 
 def _lines(rows: Sequence[tuple[str, Facts, dict[Abuse, float]]]) -> Iterator[str]:
-    yield "| traffic | found as | level | connects/s | fail | segments each | datagrams/s | raw/s |"
-    yield "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"
+    yield (
+        "| traffic | found as | level | connects/s | fail | segments each | datagrams/s | raw/s "
+        "| kB/s sent |"
+    )
+    yield "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     for case, facts, scores in rows:
         kind = max(scores, key=lambda each: scores[each], default=None)
         level = Level.of(scores[kind]) if kind else Level.CLEAR
@@ -197,7 +218,9 @@ def _lines(rows: Sequence[tuple[str, Facts, dict[Abuse, float]]]) -> Iterator[st
             for name in ("ConnectsPerSecond", "FailedConnectShare", "SegmentsPerConnect",
                          "DatagramsPerSecond", "RawPacketsPerSecond")
         )  # fmt: skip
-        cells = (case, kind.value if kind else "", level.label, *numbers)
+        sent_bytes = facts.get("SentBytesPerSecond")
+        sent = f"{sent_bytes / 1000:,.0f}" if isinstance(sent_bytes, float) else ""
+        cells = (case, kind.value if kind else "", level.label, *numbers, sent)
         yield f"| {' | '.join(cells)} |"
     abuse = [scores for case, _, scores in rows if case in traffic.ABUSE]
     others = [scores for case, _, scores in rows if case in traffic.INNOCENT]

@@ -19,12 +19,18 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import cast
+
+from benchmarks import far_hosts
+from benchmarks.neighbours import ATTACKS, KNOWN_PORT, UNPROVABLE, VICTIMS_PORT
 
 ANSWERING, SILENT = "203.0.113", "198.51.100"
 CLIENT = "192.0.2.2"
 WEB, SSH, POSTGRES, REDIS, PEER, ECHO, ECHO_UDP = 8080, 2222, 5432, 6379, 6881, 7007, 5353
+SINK_UDP, TENTH_UDP = 5004, 4433
+"""Take datagrams without an answer, or with one to each tenth."""
 PAGE = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 _ENDS: list[float] = []
 
@@ -99,14 +105,25 @@ def scan_refused(per_s: float = 50) -> None:
         tried(address(), closed_port())
 
 
+def scan_refused_slowly() -> None:
+    scan_refused(5)
+
+
 def scan_refused_fast() -> None:
     scan_refused(400)
+
+
+def scan_by_both() -> None:
+    if os.fork() == 0:
+        scan_datagrams()
+        os._exit(0)
+    scan_refused(25)
 
 
 def scan_refused_beside_a_download() -> None:
     if os.fork() == 0:
         while running():
-            fetched(address(1), 50_000_000)
+            fetched(address(1), 50_000_000_000)
         os._exit(0)
     scan_refused()
 
@@ -139,6 +156,50 @@ def scan_open_ports() -> None:
         tried(address(), WEB)
 
 
+def far(number: int, first_port: int = 1000) -> tuple[str, int]:
+    """Return an address that is far and a port; each number is another."""
+    return f"{far_hosts.FAR}.{2 + number % 250}", first_port + number // 250 % 20_000
+
+
+async def touched(end: tuple[str, int], *, resets: bool) -> None:
+    """Open a connection and close it at once."""
+    with suppress(OSError, asyncio.TimeoutError):
+        _, writer = await asyncio.wait_for(asyncio.open_connection(*end), 1)
+        if resets:
+            own = writer.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.close()
+
+
+def touch(per_s: float, ends: int, *, resets: bool = False, first_port: int = 1000) -> None:
+    """Touch so many ends one after the other."""
+
+    async def all_of_them() -> None:
+        tasks = set()
+        began_s = time.monotonic()
+        for number in itertools.count():
+            if not running():
+                return
+            await asyncio.sleep(max(0.0, began_s + number / per_s - time.monotonic()))
+            task = asyncio.create_task(touched(far(number % ends, first_port), resets=resets))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+    asyncio.run(all_of_them())
+
+
+def scan_far_closed_ports() -> None:
+    touch(50, 10_000_000, first_port=far_hosts.CLOSED)
+
+
+def scan_far_open_ports() -> None:
+    touch(50, 10_000_000)
+
+
+def scan_far_open_ports_by_resets() -> None:
+    touch(50, 10_000_000, resets=True)
+
+
 def scan_by_forks() -> None:
     for _ in paced(20):
         if os.fork() == 0:
@@ -149,19 +210,10 @@ def scan_by_forks() -> None:
                 pass
 
 
-def _checksum(data: bytes) -> int:
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    total = (total >> 16) + (total & 0xFFFF)
-    return ~(total + (total >> 16)) & 0xFFFF
-
-
 def syn(host: str, port: int) -> bytes:
     """Return a SYN packet with its IP header."""
-    ends = socket.inet_aton(CLIENT) + socket.inet_aton(host)
-    tcp = struct.pack("!HHIIBBHHH", 40_000, port, 1, 0, 0x50, 2, 1024, 0, 0)
-    checksum = _checksum(ends + struct.pack("!BBH", 0, 6, len(tcp)) + tcp)
-    tcp = tcp[:16] + struct.pack("!H", checksum) + tcp[18:]
-    return struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(tcp), 1, 0, 64, 6, 0) + ends + tcp
+    ends = socket.inet_aton(CLIENT), 40_000, socket.inet_aton(host), port
+    return far_hosts.segment(ends, (1, 0), 0x02)
 
 
 def scan_syn_raw(per_s: float = 200) -> None:
@@ -210,6 +262,33 @@ def flood_datagrams() -> None:
         while running():
             for _ in range(100):
                 client.sendto(b"x" * 512, (address(9), 80))
+
+
+def flood_requests(per_s: float = 2000, lanes: int = 64, host: str = "") -> None:
+    """Requests over connections that stay, to one host."""
+
+    async def lane() -> None:
+        reader, writer = await asyncio.open_connection(host or address(9), POSTGRES)
+        while running():
+            writer.write(b"GET /search?q=x HTTP/1.1\r\nHost: a.example\r\n\r\n")
+            await reader.read(4096)
+            await asyncio.sleep(lanes / per_s)
+        writer.close()
+
+    asyncio.run(at_once(lanes, lane))
+
+
+def flood_pages() -> None:
+    """A connection for each request."""
+
+    async def page() -> None:
+        reader, writer = await asyncio.open_connection(address(9), WEB)
+        writer.write(b"GET /2000 HTTP/1.1\r\n\r\n")
+        while await reader.read(1 << 16):
+            pass
+        writer.close()
+
+    asyncio.run(at_once(64, page))
 
 
 def guess_passwords(port: int = SSH, lanes: int = 16, hosts: int = 2) -> None:
@@ -436,6 +515,77 @@ def metrics_without_a_server() -> None:
             client.sendto(b"requests:1|c", (host, 8125))
 
 
+def datagrams_to(port: int, per_s: float, size: int = 1200) -> None:
+    """Send datagrams to one host, and take what it answers."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.setblocking(False)
+        for _ in paced(per_s / 10):
+            with suppress(OSError):
+                for _ in range(10):
+                    client.sendto(b"x" * size, (address(8), port))
+                while client.recv(2048):
+                    pass
+
+
+def video() -> None:
+    datagrams_to(SINK_UDP, 1000)
+
+
+def logs_by_datagrams() -> None:
+    datagrams_to(SINK_UDP, 400, 300)
+
+
+def upload_by_quic() -> None:
+    datagrams_to(TENTH_UDP, 6000)
+
+
+def tunnel_in_user_space() -> None:
+    datagrams_to(ECHO_UDP, 3000)
+
+
+def load_balancer() -> None:
+    """300 servers, each checked every two seconds; it resets the connection."""
+    touch(150, 300, resets=True)
+
+
+def port_monitoring() -> None:
+    """600 ports, each every 15 s."""
+    touch(40, 600)
+
+
+def far_crawler() -> None:
+    async def page() -> None:
+        reader, writer = await asyncio.open_connection(*far(random.randint(0, 10_000)))
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        while await reader.read(1 << 16):
+            pass
+        writer.close()
+        await asyncio.sleep(0.2)
+
+    asyncio.run(at_once(16, page))
+
+
+def api_client() -> None:
+    flood_requests(2000, 32)
+
+
+def _listening_crawler() -> None:
+    with socket.create_server(("0.0.0.0", VICTIMS_PORT), backlog=4096):
+        crawler()
+
+
+def _listening_metrics() -> None:
+    """It has a port of its own for datagrams, as those that gossip do."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+        own.bind(("0.0.0.0", KNOWN_PORT))
+        logs_by_datagrams()
+
+
+def _capture() -> None:
+    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0003)):
+        crawler()
+
+
 def web_application() -> None:
     """A new connection to Postgres and Redis for each request."""
 
@@ -451,6 +601,7 @@ def web_application() -> None:
 
 
 ABUSE: dict[str, Callable[[], None]] = {
+    "scanning: closed ports, 5/s": scan_refused_slowly,
     "scanning: closed ports, 50/s": scan_refused,
     "scanning: closed ports, 400/s": scan_refused_fast,
     "scanning: closed ports, beside a download": scan_refused_beside_a_download,
@@ -462,9 +613,15 @@ ABUSE: dict[str, Callable[[], None]] = {
     "scanning: SYN by a packet socket": scan_syn_packets,
     "scanning: datagrams to closed ports": scan_datagrams,
     "scanning: datagrams to silent hosts": scan_datagrams_silent,
+    "scanning: closed ports, 25/s, and datagrams": scan_by_both,
     "scanning: open ports only": scan_open_ports,
+    "scanning: closed ports, 30 ms away": scan_far_closed_ports,
+    "scanning: open ports, 30 ms away": scan_far_open_ports,
+    "scanning: open ports, 30 ms away, reset": scan_far_open_ports_by_resets,
     "flooding: datagrams": flood_datagrams,
     "flooding: SYN by a packet socket": flood_syn,
+    "flooding: requests, 64 connections to one host": flood_requests,
+    "flooding: a connection for each request": flood_pages,
     "brute-force: SSH, 16 at once": guess_passwords,
     "brute-force: Redis, 16 at once": guess_redis_passwords,
     "proxyware: 30 relays": proxyware,
@@ -487,7 +644,23 @@ INNOCENT: dict[str, Callable[[], None]] = {
     "waiting for a sidecar, over loopback": waiting_for_a_sidecar,
     "statsd without a server, 2000/s": metrics_without_a_server,
     "web application, a connection for each query": web_application,
+    "load balancer that checks 300 servers": load_balancer,
+    "monitoring of 600 ports": port_monitoring,
+    "crawler, 30 ms away": far_crawler,
+    "client of an API, 2000 requests/s": api_client,
+    "video by RTP, one way": video,
+    "logs by datagrams, 400/s": logs_by_datagrams,
+    "upload by QUIC, 6000 datagrams/s": upload_by_quic,
+    "tunnel in user space, 3000 datagrams/s": tunnel_in_user_space,
+    "crawler, connections to it reset half open": _listening_crawler,
+    "crawler, its own ports scanned": _listening_crawler,
+    "crawler, sent resets": _listening_crawler,
+    "metrics, told that ports are closed": logs_by_datagrams,
+    UNPROVABLE: _listening_metrics,
+    "packet capture, asked by ARP": _capture,
+    "packet capture, pinged with fragments": _capture,
 }
+"""The last ones beside an attack of benchmarks.neighbours."""
 
 SESSIONS = {"session: pool": pool_session}
 
@@ -526,11 +699,17 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 class _Datagrams(asyncio.DatagramProtocol):
     transport: asyncio.DatagramTransport
 
+    def __init__(self, one_in: int = 1) -> None:
+        """Answer one of so many; 0: none."""
+        self._one_in, self._count = one_in, 0
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.DatagramTransport", transport)
 
     def datagram_received(self, data: bytes, sender: tuple[str, int]) -> None:
-        self.transport.sendto(data, sender)
+        self._count += 1
+        if self._one_in and self._count % self._one_in == 0:
+            self.transport.sendto(data, sender)
 
 
 async def world() -> None:
@@ -539,7 +718,11 @@ async def world() -> None:
     for port, answer in answers.items():
         await asyncio.start_server(answer, "0.0.0.0", port, backlog=1024)
     loop = asyncio.get_running_loop()
-    await loop.create_datagram_endpoint(_Datagrams, local_addr=("0.0.0.0", ECHO_UDP))
+    for port, one_in in ((ECHO_UDP, 1), (SINK_UDP, 0), (TENTH_UDP, 10)):
+        await loop.create_datagram_endpoint(
+            partial(_Datagrams, one_in), local_addr=("0.0.0.0", port)
+        )
+    far_hosts.answer(loop)
     print("ready", flush=True)
     await asyncio.Event().wait()
 
@@ -550,6 +733,10 @@ def main() -> None:
         asyncio.run(world())
         return
     _ENDS.append(time.monotonic() + float(sys.argv[2]))
+    victim = sys.argv[1].removeprefix("against: ")
+    if victim != sys.argv[1]:
+        ATTACKS[victim](paced(200))
+        return
     {**ABUSE, **INNOCENT, **SESSIONS}[sys.argv[1]]()
 
 

@@ -326,6 +326,7 @@ class Observation:
     processes: tuple[ProcessLoad, ...]  # with findings first, then by CPU usage
     executed: Facts = field(default_factory=dict)  # of the code of all its processes together
     gpu: Facts = field(default_factory=dict)  # of its use of GPUs; empty: it has used none
+    uses_host_network: bool = False  # so that it has no network counters of its own
 
 
 @dataclass(frozen=True, slots=True)

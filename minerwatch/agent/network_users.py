@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from minerwatch.agent.tracked import TrackedContainer, TrackedNode
-from minerwatch.model import ContainerKey, ContainerKind
+from minerwatch.agent.tracked import WITH_NETWORK, TrackedContainer, TrackedNode
+from minerwatch.model import ContainerKey
 from minerwatch.probes.network_counters import NetworkUser
-
-_WITH_NETWORK = frozenset((ContainerKind.POD, ContainerKind.ENGINE))
-"""Units share the host's network namespace."""
 
 
 def network_users(
@@ -29,7 +26,7 @@ def network_users(
     ran = {key: cpu_s for key, cpu_s in used_s.items() if cpu_s > 0}
     for key in {**ran, **dict.fromkeys(recent, 0.0)}:
         user = node.containers.get(key)
-        if user is not None and user.processes and user.container.kind in _WITH_NETWORK:
+        if user is not None and user.processes and user.container.kind in WITH_NETWORK:
             pid = next(iter(first[user.owner].processes))
             cpu_s = ran.get(key, 0.0)
             found.append(NetworkUser(key, user.owner, cpu_s, [*user.processes], pid))

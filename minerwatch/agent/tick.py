@@ -185,6 +185,7 @@ class Watch:
             self._code.facts if self._code else _no_facts,
             sources.processes.memory_bytes,
             self._gpu_users.facts,
+            sources.networks.uses_host_network if sources.networks else lambda _pid: False,
         )
 
     def use(self, matcher: Matcher) -> None:

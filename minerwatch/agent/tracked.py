@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from minerwatch.detection.cpu_history import CpuHistory
 from minerwatch.detection.facts import static_facts
@@ -32,6 +33,9 @@ from minerwatch.text_budget import size_of
 
 MAX_ANCESTORS = 64
 """Parents followed from a process, and outer containers from a container."""
+
+WITH_NETWORK = frozenset((ContainerKind.POD, ContainerKind.ENGINE))
+"""Kinds of containers that may have a network of their own; units share the host's."""
 
 _MAX_SANDBOX_CPU_S = 1.0
 """A pause container uses some hundredths of a second to start, and nothing afterwards."""
@@ -159,6 +163,7 @@ class Details:
     executed: Callable[[ProcessId | ContainerKey], Facts] = lambda _of: {}
     memory_bytes: Callable[[int], int | None] = lambda _pid: None  # resident
     gpu: Callable[[ProcessId], Facts] = lambda _process: {}
+    uses_host_network: Callable[[int], bool] = lambda _pid: False
 
 
 @dataclass(slots=True, eq=False)
@@ -310,6 +315,8 @@ class TrackedContainer:
             ),
             executed=details.executed(self.container.key),
             gpu=self.gpu,
+            uses_host_network=self.container.kind in WITH_NETWORK
+            and any(map(details.uses_host_network, islice(self.processes, 1))),
         )
 
     def forget_measured(self) -> None:

@@ -107,6 +107,7 @@ def container_status(
             for each in (identity.owners if identity else ())
         ),
         gpu=_gpu(observation.gpu) if observation.gpu else None,
+        uses_host_network=observation.uses_host_network,
     )
 
 

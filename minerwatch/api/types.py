@@ -302,6 +302,7 @@ class ContainerStatus:
     )  # kind of abuse -> its score, worst first
     owners: tuple[OwnerStatus, ...] = ()  # side by side; ``owner`` is the one that is counted
     gpu: GpuStatus | None = None  # None: it has used none, or an older agent
+    uses_host_network: bool = False  # so that it has no network counters of its own
 
 
 class NodeReport(msgspec.Struct, frozen=True):

@@ -137,7 +137,7 @@ _FIELDS = (
     Field("HugepagesMiB", "MiB", "huge pages", _STATUS, "HugepagesMiB|gte: 4", dynamic=True),
     Field(
         "GpuLibraries",
-        "",
+        "list",
         "libraries for GPUs that are mapped, by file name: cuda, opencl, hip, cublas, torch, …",
         _SMAPS,
         "GpuLibraries: cuda",

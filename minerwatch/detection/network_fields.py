@@ -70,7 +70,7 @@ _POD: tuple[Field, ...] = (
     _counter(
         "FailedConnectShare",
         "0..1",
-        "those that are refused or time out",
+        "those that are refused, time out or bring no answer",
         "FailedConnectShare|gte: 0.6",
     ),
     _counter(
@@ -94,7 +94,7 @@ _POD: tuple[Field, ...] = (
     _counter(
         "UnreachablePerSecond",
         "1/s",
-        "answers that a destination of its pod is unreachable",
+        "answers that a destination is unreachable, to sockets of its pod",
         "UnreachablePerSecond|gte: 5",
     ),
     _counter(
@@ -158,7 +158,7 @@ _POD: tuple[Field, ...] = (
     _connect(
         "UnansweredCount",
         "count",
-        "addresses with ports to which it was seen to connect in vain, if many connects fail",
+        "addresses with ports that it was seen to wait for, if many connects fail or bring little",
         "UnansweredCount|gte: 6",
     ),
     _connect(

@@ -40,8 +40,10 @@ def network_facts(before: NetworkCounters, now: NetworkCounters) -> Facts:
         facts["RelayedShare"] = less / more
     if connects >= _MIN_COUNT:
         failed = _grown(now.failed_connects, before.failed_connects, connects)
-        facts["FailedConnectShare"] = failed / connects
-        facts["SegmentsPerConnect"] = _grown(now.segments, before.segments, received) / connects
+        segments = _grown(now.segments, before.segments, received)
+        silent = max(0, connects - segments)
+        facts["FailedConnectShare"] = min(1.0, (failed + silent) / connects)
+        facts["SegmentsPerConnect"] = segments / connects
     if datagrams >= _MIN_COUNT:
         answers = _grown(now.answers, before.answers, received)
         facts["DatagramAnswerShare"] = min(1.0, answers / datagrams)
@@ -55,9 +57,12 @@ def _grown(now: int, before: int, most: int) -> int:
 def _unexplained(before: NetworkCounters, now: NetworkCounters) -> int:
     """Return the packets that left the busiest device and are of no protocol of the kernel.
 
-    Of one device: a tunnel's packets leave twice, by the tunnel and by the device below it.
+    Of one device: a tunnel's packets leave twice, by the tunnel and by the device below it. Each
+    packet of another protocol than IP that came, as one of ARP, explains an answer to it.
     """
     old, new = before.devices, now.devices
     explained = now.explained_packets - before.explained_packets
-    explained -= new.loopback_packets - old.loopback_packets
+    loopback = new.loopback_packets - old.loopback_packets
+    received = new.received_packets - old.received_packets + loopback
+    explained += max(0, received - (now.ip_received - before.ip_received)) - loopback
     return max(0, new.busiest_sent_packets - old.busiest_sent_packets - max(0, explained))

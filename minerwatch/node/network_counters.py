@@ -1,7 +1,9 @@
-"""Counters of the network namespace that a process is in: /proc/PID/net/dev, snmp and snmp6.
+"""Counters of the network namespace that a process is in: /proc/PID/net/dev, snmp, snmp6, netstat.
 
 They need no capability, and no process can write them (proc_net(5), Documentation/networking/
-snmp_counter.rst). The namespace's inode is a link in /proc/PID/ns, which needs SYS_PTRACE.
+snmp_counter.rst), but a neighbour can add to some by what it sends: connections that it resets half
+open, and ICMP errors for sockets that do not exist. These are left out. The namespace's inode is a
+link in /proc/PID/ns, which needs SYS_PTRACE.
 No file is kept open: that would keep the namespace of a pod that has ended.
 """
 
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 from minerwatch.network_totals import DeviceCounters, NetworkCounters
@@ -18,20 +21,27 @@ _FILE_BYTES = 16 << 10
 _MAX_DEVICES_BYTES = 64 << 10
 _NAMESPACE = re.compile(r"net:\[([0-9]{1,20})\]")
 _V4 = {
-    b"Ip:": (b"OutRequests", b"ForwDatagrams"),
-    b"Icmp:": (b"OutMsgs", b"OutEchos", b"InEchoReps", b"InDestUnreachs"),
+    b"Ip:": (b"InReceives", b"OutRequests", b"ForwDatagrams", b"FragOKs", b"FragCreates"),
+    b"Icmp:": (b"OutMsgs", b"OutEchos", b"InEchoReps", b"InDestUnreachs", b"InErrors"),
     b"Tcp:": (b"ActiveOpens", b"AttemptFails", b"InSegs", b"OutSegs", b"RetransSegs"),
     b"Udp:": (b"InDatagrams", b"OutDatagrams"),
 }
 _V6 = (
-    *(b"Ip6OutForwDatagrams", b"Icmp6OutMsgs", b"Icmp6OutEchos", b"Icmp6InEchoReplies"),
-    *(b"Icmp6InDestUnreachs", b"Udp6InDatagrams", b"Udp6OutDatagrams"),
+    *(b"Ip6InReceives", b"Ip6OutForwDatagrams", b"Ip6FragOKs", b"Ip6FragCreates"),
+    *(b"Icmp6OutMsgs", b"Icmp6OutEchos", b"Icmp6InEchoReplies", b"Icmp6InDestUnreachs"),
+    *(b"Icmp6InErrors", b"Udp6InDatagrams", b"Udp6OutDatagrams"),
 )
+_HALF_OPENED = b"EmbryonicRsts"
 _NO_V6 = (0,) * len(_V6)
+_ATTEMPT_FAILS = 11
+"""Its place among the counters of IPv4."""
 _MAX_V6_AGE = 6
 _V6_PACKETS_PER_S = 2.0
 """Packets that are not IPv4's, from which IPv6's counters are read each time. Reading them takes as
 long as all else."""
+_NEW_FAILED = 5
+"""Failed connects since the last reading, from which it is read how many of them peers began: this
+takes three times as long as all of TCP's other counters."""
 _MAX_HEADERS = 64
 
 
@@ -73,15 +83,28 @@ class CounterReader:
             return None
         try:
             v4 = _v4_values(snmp)
-            ip_packets = v4[0] + v4[1]
-            if before is not None and not _has_v6(before, devices, ip_packets):
-                return _joined(devices, v4, before.v6, before.v6_age + 1)
+            half_opened = self._half_opened(pid, v4, before)
+            if before is not None and not _has_v6(before, devices, v4[1] + v4[2]):
+                return _joined(devices, v4, half_opened, before.v6, before.v6_age + 1)
             # There is no such file where IPv6 is switched off.
             snmp6 = self._files.content(f"{self.proc}/{pid}/net/snmp6", _FILE_BYTES) or b""
-            return _joined(devices, v4, _v6_values(snmp6), 0)
+            return _joined(devices, v4, half_opened, _v6_values(snmp6), 0)
         except (ValueError, KeyError, IndexError) as error:
             self._files.count(ValueError(str(error)))
             return None
+
+    def _half_opened(self, pid: int, v4: Sequence[int], before: NetworkCounters | None) -> int:
+        """Return how many of the failed connections peers began; read if many failed since."""
+        failed = v4[_ATTEMPT_FAILS]
+        known = before.half_opened if before is not None else 0
+        if failed < known + (before.failed_connects if before is not None else 0) + _NEW_FAILED:
+            return known
+        netstat = self._files.content(f"{self.proc}/{pid}/net/netstat", _FILE_BYTES)
+        names, _, rest = (netstat or b"").partition(b"\n")
+        columns = names.split()
+        if _HALF_OPENED not in columns:
+            return known
+        return min(failed, int(rest.split(None, len(columns))[columns.index(_HALF_OPENED)]))
 
     def raw_sockets(self, pid: int) -> int:
         """Return how many raw and packet sockets the namespace has.
@@ -155,23 +178,28 @@ def _v6_values(snmp6: bytes) -> tuple[int, ...]:
 
 
 def _joined(
-    devices: DeviceCounters, v4: list[int], v6: tuple[int, ...], v6_age: int
+    devices: DeviceCounters, v4: list[int], half_opened: int, v6: tuple[int, ...], v6_age: int
 ) -> NetworkCounters:
-    sent, forwarded, icmp_sent, pings, pongs, unreachables, *tcp, received, datagrams = v4
-    connects, failed, segments, segments_sent, segments_again = tcp
-    forwarded6, icmp_sent6, pings6, pongs6, unreachables6, received6, datagrams6 = v6 or _NO_V6
+    ip_received, sent, forwarded, whole, fragments, *icmp = v4[:10]
+    icmp_sent, pings, pongs, unreachables, icmp_errors = icmp
+    connects, failed, segments, segments_sent, segments_again, received, datagrams = v4[10:]
+    ip_received6, forwarded6, whole6, fragments6, *icmp6, received6, datagrams6 = v6 or _NO_V6
+    icmp_sent6, pings6, pongs6, unreachables6, icmp_errors6 = icmp6
     return NetworkCounters(
         devices,
         connects=connects,
-        failed_connects=failed,
+        failed_connects=failed - half_opened,
         segments=segments,
         datagrams=datagrams + datagrams6 + pings + pings6,
         answers=received + received6 + pongs + pongs6,
-        unreachables=unreachables + unreachables6,
+        unreachables=unreachables + unreachables6 - icmp_errors - icmp_errors6,
         explained_packets=segments_sent
         + segments_again
-        + (datagrams + datagrams6 + icmp_sent + icmp_sent6 + forwarded + forwarded6),
+        + (datagrams + datagrams6 + icmp_sent + icmp_sent6 + forwarded + forwarded6)
+        + (fragments + fragments6 - whole - whole6),
         ip_packets=sent + forwarded,
+        ip_received=ip_received + ip_received6,
+        half_opened=half_opened,
         v6=v6,
         v6_age=v6_age,
     )

@@ -228,7 +228,11 @@ class PodSockets:
         return [
             (inode, address, port)
             for inode, address, port in found.outbound
-            if port in LOGIN_PORTS or (port in DATABASE_PORTS and self._is_outside(address, now_s))
+            if port in LOGIN_PORTS
+            or (
+                # A server may open a connection for each request that it accepts
+                port in DATABASE_PORTS and not found.accepts and self._is_outside(address, now_s)
+            )
         ]
 
     def _is_outside(self, address: bytes, now_s: float) -> bool:

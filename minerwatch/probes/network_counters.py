@@ -1,8 +1,9 @@
 """Network counters of pods, as rates, and where the connects lead that fail.
 
 All containers of a pod share its network namespace. Facts are of those containers of it that use
-most of its CPU time while its network is busy, so that an idle neighbour is not blamed. The host's
-own namespace is left out: it is shared by all that runs there.
+most of its CPU time while its network is busy, so that an idle neighbour is not blamed. Where a pod
+has made more namespaces, facts are those of the one that is nearest to a scan or a flood. The
+host's own namespace is left out: it is shared by all that runs there.
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ _LOOKED_AT_CONNECTS = 5.0
 _LOOKED_AT_FAILED = 0.3
 _LOOKED_AT_SEGMENTS = 3.0
 """Connects per second, their failed share or segments of each, from which they are looked at."""
+_KERNEL_THREADS = 2
+"""PID of kthreadd."""
 _RAW_PACKETS_PER_S = 10.0
+_MIN_SPREAD = 0.35
+"""Below, connects that fail lead to the same ends again: no scan."""
 _NOTABLE = {
     "ConnectsPerSecond": _LOOKED_AT_CONNECTS,
     "DatagramsPerSecond": 30.0,
@@ -71,9 +76,13 @@ class _Namespace:
     busy_s: float = float("-inf")
     has_rested: bool = False
 
-    def is_idle(self, at_s: float) -> bool:
-        """Return True if it is not read at this tick, and sent hardly anything before."""
-        return self.read_s < at_s and self.busy_s < at_s - _WINDOW_S
+    def is_busy(self, at_s: float) -> bool:
+        """Return True if it sent packets lately."""
+        return at_s <= self.busy_s + _WINDOW_S
+
+    def is_due(self) -> bool:
+        """Return True for a nested one that was read once, or may scan or flood."""
+        return self.is_nested and (len(self.readings) == 1 or _rank(self.facts) >= 1)
 
 
 class PodNetworks:
@@ -87,7 +96,8 @@ class PodNetworks:
         """``sockets`` shows where connections lead."""
         self._reader = reader or CounterReader()
         self._sockets = sockets
-        self._host = self._reader.namespace(1)
+        # Kernel threads are in it, too, and can be asked where PID 1 cannot
+        self._host = self._reader.namespace(1) or self._reader.namespace(_KERNEL_THREADS)
         self._namespaces: dict[int, _Namespace] = {}
         self._facts: dict[ContainerKey, Facts] = {}
 
@@ -98,6 +108,10 @@ class PodNetworks:
     def is_notable(self, container: ContainerKey) -> bool:
         """Return True if the container's network does enough for rules to match."""
         return _is_notable(self._facts.get(container, NO_FACTS))
+
+    def uses_host_network(self, pid: int) -> bool:
+        """Return True if a process shares the host's network namespace."""
+        return self._host is not None and self._reader.namespace(pid) == self._host
 
     def recent(self) -> Collection[ContainerKey]:
         """Return the containers with facts at the last tick: to be read even if they did not run.
@@ -120,8 +134,9 @@ class PodNetworks:
     def tick(self, users: Iterable[NetworkUser], at_s: float) -> None:
         """Read the namespaces of containers that ran since the last tick."""
         by_namespace: dict[int, list[NetworkUser]] = {}
+        due = [each for each in self._namespaces.values() if each.is_due()]
         for user in users:
-            for inode in self._namespaces_of(user, at_s):
+            for inode in self._namespaces_of(user, due, at_s):
                 by_namespace.setdefault(inode, []).append(user)
         self._facts = {}
         watched: dict[int, Watched] = {}
@@ -129,7 +144,7 @@ class PodNetworks:
             namespace = self._namespaces[inode]
             self._read(namespace, at_s)
             if not namespace.readings:
-                namespace.cpu_s = {}
+                namespace.cpu_s, namespace.facts = {}, {}
                 continue
             namespace.facts = self._facts_of(inode, namespace)
             self._give_facts(namespace, own)
@@ -141,15 +156,17 @@ class PodNetworks:
         for inode in gone:
             del self._namespaces[inode]
 
-    def _namespaces_of(self, user: NetworkUser, at_s: float) -> set[int]:
+    def _namespaces_of(self, user: NetworkUser, due: Iterable[_Namespace], at_s: float) -> set[int]:
         """Return the namespaces of two of its processes: the pod's first, and one at random.
 
-        The first alone would not do where a process can make a namespace of its own.
+        The first alone would not do where a process can make a namespace of its own. Those that
+        need another reading, or may scan or flood, are read again, whichever process is drawn.
         """
         found: set[int] = set()
-        for pid in {user.first_pid, random.choice(user.pids)}:  # noqa: S311
+        again = [each.pid for each in due if each.owner == user.owner and each.pid in user.pids]
+        for pid in {user.first_pid, random.choice(user.pids), *again}:  # noqa: S311
             inode, is_first = self._reader.namespace(pid), pid == user.first_pid
-            if inode is None or inode == self._host:
+            if inode is None or inode == self._host or self._host is None:
                 continue
             known = self._namespaces.get(inode)
             if known is not None:
@@ -162,15 +179,15 @@ class PodNetworks:
         return found
 
     def _make_room(self, owner: Hashable, at_s: float) -> bool:
-        """Return True if there is room for a nested namespace; drop an idle one if need be."""
+        """Return True if there is room for a nested namespace; drop another if need be."""
         nested = {inode: each for inode, each in self._namespaces.items() if each.is_nested}
-        own = [inode for inode, each in nested.items() if each.owner == owner]
+        own = {inode: each for inode, each in nested.items() if each.owner == owner}
         if len(own) < _MAX_NAMESPACES_OF_ONE and len(nested) < _MAX_NESTED:
             return True
-        idle = [inode for inode in own if nested[inode].is_idle(at_s)]
-        if not idle:
+        others = [i for i, each in own.items() if each.read_s < at_s and _rank(each.facts) < 1]
+        if not others:
             return False
-        del self._namespaces[min(idle, key=lambda inode: nested[inode].read_s)]
+        del self._namespaces[min(others, key=lambda i: (own[i].is_busy(at_s), own[i].read_s))]
         return True
 
     def _open(self, inode: int, pid: int, owner: Hashable, at_s: float, *, is_nested: bool) -> bool:
@@ -199,7 +216,7 @@ class PodNetworks:
             namespace.busy_s = at_s
         if readings and readings[-1].devices.at_s < at_s - _WINDOW_S:
             readings.clear()  # its rates would be those of hours
-        if at_s > namespace.busy_s + _WINDOW_S:
+        if not namespace.is_busy(at_s):
             readings.clear()
             return
         if len(readings) >= 2 and not namespace.has_rested and not _is_notable(namespace.facts):
@@ -235,9 +252,13 @@ class PodNetworks:
         for user in users:
             namespace.cpu_s[user.key] = namespace.cpu_s.get(user.key, 0.0) + user.cpu_s
         least_s = _MIN_CPU_SHARE * sum(namespace.cpu_s.values())
+        # Of many that use little each, those that use most: else none would be left
+        least_s = min(least_s, max(namespace.cpu_s[user.key] for user in users))
         for user in users:
-            if namespace.cpu_s[user.key] >= least_s:
-                self._facts[user.key] = {**self._facts.get(user.key, {}), **namespace.facts}
+            known = self._facts.get(user.key)
+            is_nearer = not known or _rank(namespace.facts) > _rank(known)
+            if is_nearer and namespace.cpu_s[user.key] >= least_s:
+                self._facts[user.key] = namespace.facts
 
 
 def _tally_facts(name: str, tally: Tally) -> dict[str, FactValue]:
@@ -250,6 +271,21 @@ def _tally_facts(name: str, tally: Tally) -> dict[str, FactValue]:
 
 def _is_notable(facts: Facts) -> bool:
     return any(_number(facts, name) >= least for name, least in _NOTABLE.items())
+
+
+def _rank(facts: Facts) -> float:
+    """Return how near the facts are to a scan, a flood or guesses: from 1 on they may be one."""
+    failed = _number(facts, "ConnectsPerSecond") * _number(facts, "FailedConnectShare")
+    if _number(facts, "UnansweredSpread", 1.0) < _MIN_SPREAD:
+        failed = 0.0
+    unanswered = 1 - _number(facts, "DatagramAnswerShare", 1.0)
+    return max(
+        failed / 5,
+        _number(facts, "DatagramsPerSecond") * unanswered / 3000,
+        _number(facts, "UnreachablePerSecond") / 5,
+        _number(facts, "RawPacketsPerSecond") / 20,
+        _number(facts, "ShortLoginsPerMinute") / 60,
+    )
 
 
 def _has_failures(facts: Facts) -> bool:

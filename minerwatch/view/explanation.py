@@ -88,6 +88,9 @@ _NOT_ONE = (
     "Each kind of evidence comes from another process: in a container of many programs they may"
     " have nothing to do with each other."
 )
+_SHARED_NETWORK = (
+    "the node's, which counts for all that runs on it: scans and floods are not looked for here"
+)
 _NOT_HARMLESS = (
     "That it is harmless: a renamed miner that reads its pool from a file looks like this."
     " Ask its owner what it calculates."
@@ -175,6 +178,7 @@ def _container(status: ContainerStatus, now: datetime, campaign: Campaign | None
         "CPU": _cpu(status),
         "GPU": gpu_sentence(status),
         "Executes": sentence(status.executed),
+        "Network": _SHARED_NETWORK if status.uses_host_network else "",
         "Age": _since(status.started, now) if status.started else "",
         "Owner": status.owner,
         "Campaign": f"one of {campaign}" if campaign else "",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.networks import Networks
+from benchmarks.networks import Networks, namespace_of
 from minerwatch.agent.monitor import Node, now_s, open_node
 from minerwatch.config.schema import Config, Probes
 from minerwatch.model import Abuse, Level, Observation
@@ -77,6 +78,30 @@ def test_a_flood_is_likely(node: Node, cgroups: CgroupFolders) -> None:
     with two_networks() as found:
         observation = flagged(node, found, cgroups, "flooding: datagrams")
     assert observation.verdict.findings[0].abuse is Abuse.FLOODING
+
+
+@needs_root
+def test_a_container_in_the_hosts_network_is_said_to_be(node: Node, cgroups: CgroupFolders) -> None:
+    ids = [container_id(digits) for digits in ("b8", "b9")]
+
+    def uses() -> list[bool]:
+        node.watch.tick(now_s())
+        found = {
+            each.container.container_id: each.uses_host_network
+            for each in node.watch.observations(10)
+            if each.process_count
+        }
+        return [found[each] for each in ids if each in found]
+
+    with two_networks() as found, found.running(found.client, "package mirror", "60") as own:
+        shared = subprocess.Popen(["sleep", "60"])
+        for identity, process in zip(ids, (shared, own), strict=True):
+            cgroups.put(process, cgroups.make(f"{TOP}/docker/{identity}"))
+        namespace_of(own.pid)
+        until(lambda: len(uses()) == 2, every_s=0.2)
+        assert uses() == [True, False]
+        shared.kill()
+        shared.wait()
 
 
 @needs_root

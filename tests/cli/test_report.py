@@ -18,6 +18,7 @@ from minerwatch.api import orders
 from minerwatch.api.history import NodeHistory, Prices
 from minerwatch.api.journal import AnyLine
 from minerwatch.cli.main import cli
+from minerwatch.cli.prometheus_source import past_of
 from minerwatch.format import rfc3339
 from minerwatch.report.http_server import Answer
 from minerwatch.report.incidents import node_history
@@ -233,3 +234,19 @@ def test_times_are_those_of_the_option(typed: Typed) -> None:
     found = json.loads(typed("--format", "json", "--since", "24h").stdout)
     assert found["since"] <= rfc3339(time.time() - 86400 + 60)
     assert found["source"] == "journal"
+
+
+def test_by_prometheus_gpu_hours_are_known_and_their_energy_is_not() -> None:
+    miner = {"instance": "node-1", "namespace": "hub", "pod": "jupyter-eve", "container": "c"}
+
+    def ask(expression: str) -> list[tuple[dict[str, str], float]]:
+        for name, value in (
+            ("minerwatch_last_tick", 240.0), ("abuse_score", 94.0), ("container_gpus", 2.5),
+        ):  # fmt: skip
+            if name in expression:
+                return [({**miner, "abuse": "mining"}, value)]
+        return []
+
+    (node,) = past_of(ask, 0.0, 3600.0).histories
+    (incident,) = node.incidents
+    assert (incident.gpu_hours, incident.energy_kwh, incident.cpu_hours) == (2.5, None, None)

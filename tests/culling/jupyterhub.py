@@ -28,8 +28,8 @@ from tests.waiting import until
 HERE = Path(__file__).parent
 SUBCONFIG = HERE.parents[1] / "deploy" / "hub" / "minerwatch_hub.py"
 HOW = (
-    "needs JupyterHub: python3 -m venv V; V/bin/pip install jupyterhub binderhub; npm install --prefix V"
-    " configurable-http-proxy; then set MINERWATCH_TEST_HUB=V"
+    "needs JupyterHub: python3 -m venv V; V/bin/pip install jupyterhub binderhub;"
+    " npm install --prefix V configurable-http-proxy; then set MINERWATCH_TEST_HUB=V"
 )
 
 

@@ -54,8 +54,18 @@ def test_datagrams_and_their_answers() -> None:
 
 
 def test_packets_that_no_protocol_sent() -> None:
-    now = after(10.0, 2200, 100, explained_packets=200, connects=0)
+    now = after(10.0, 2200, 100, explained_packets=200, ip_received=100)
     assert network_facts(START, now)["RawPacketsPerSecond"] == 200.0
+
+
+def test_answers_to_a_neighbours_arp_are_explained() -> None:
+    now = after(10.0, 2200, 2100, explained_packets=200, ip_received=100)
+    assert network_facts(START, now)["RawPacketsPerSecond"] == 0.0
+
+
+def test_a_connect_without_any_answer_has_failed() -> None:
+    now = after(10.0, 900, 300, connects=300, failed_connects=60, segments=120)
+    assert network_facts(START, now)["FailedConnectShare"] == 0.8
 
 
 def test_a_tunnels_packets_leave_twice() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from minerwatch.node.processes import ProcessReader
+from tests.node.fake_gpus import built
 from tests.node.recorded_proc import RecordedProc
 
 
@@ -34,3 +35,17 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a read return 64 bytes at most, as the kernel does with a page of a long list."""
     read = os.read
     monkeypatch.setattr(os, "read", lambda fd, most: read(fd, min(most, 64)))
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """NVIDIA's library of the tests."""
+    return built(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What that library reads; a test writes it."""
+    path = tmp_path / "scenario"
+    monkeypatch.setenv("FAKE_NVML", str(path))
+    return path

@@ -25,23 +25,16 @@ from minerwatch.node.gpu_use import (
     SocketSampler,
     gpus_seen,
 )
-from tests.node.fake_gpus import Scripted, answer, built, make_card
+from tests.node.fake_gpus import Scripted, answer, make_card
 from tests.waiting import until
 
 ONE_GPU = "driver 580.1\ngpu GPU-1 NVIDIA H100\nutil 98\nproc 7 4096\nshare 7 97\n"
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return built(tmp_path_factory.mktemp("nvml"))
-
-
 @pytest.fixture
-def scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "scenario"
-    path.write_text(ONE_GPU)
-    monkeypatch.setenv("FAKE_NVML", str(path))
-    return path
+def scenario(scenario: Path) -> Path:
+    scenario.write_text(ONE_GPU)
+    return scenario
 
 
 Open = Callable[..., GpuReader]

@@ -77,10 +77,10 @@ DEV = b"""Inter-|   Receive                                                |  Tr
   eth0:    1000      10    0    0    0     0          0         0     2000      20    0
  a:b:c:     100       1    0    0    0     0          0         0      200       2    0
 """
-SNMP = b"""Ip: Forwarding ForwDatagrams OutRequests
-Ip: 1 5 15
-Icmp: InMsgs InDestUnreachs InEchoReps OutMsgs OutEchos
-Icmp: 1 2 3 4 1
+SNMP = b"""Ip: Forwarding InReceives ForwDatagrams OutRequests FragOKs FragCreates
+Ip: 1 12 5 15 2 8
+Icmp: InMsgs InErrors InDestUnreachs InEchoReps OutMsgs OutEchos
+Icmp: 1 1 3 3 4 1
 Tcp: MaxConn ActiveOpens AttemptFails InSegs OutSegs RetransSegs
 Tcp: -1 10 9 8 70 7
 Udp: InDatagrams OutDatagrams
@@ -106,7 +106,24 @@ def test_lines_of_the_kernel(tmp_path: Path) -> None:
     assert counters is not None
     assert (counters.connects, counters.failed_connects, counters.segments) == (10, 9, 8)
     assert (counters.datagrams, counters.answers, counters.unreachables) == (106, 9, 2)
-    assert counters.explained_packets == 70 + 7 + 105 + 4 + 5
+    assert counters.explained_packets == 70 + 7 + 105 + 4 + 5 + 6
+    assert counters.ip_received == 12
+
+
+def test_connections_that_a_peer_resets_half_open_have_not_failed(tmp_path: Path) -> None:
+    netstat = b"TcpExt: SyncookiesSent EmbryonicRsts X\nTcpExt: 1 4 9\nIpExt: InOctets\nIpExt: 7\n"
+    reader = proc_with(tmp_path, dev=DEV, snmp=SNMP, netstat=netstat)
+    devices = reader.devices(7, 3.0)
+    assert devices is not None
+    first = reader.protocols(7, devices)
+    assert first is not None
+    assert first.failed_connects == 9 - 4
+    few, more = (SNMP.replace(b" 9 8 ", failed) for failed in (b" 13 8 ", b" 20 8 "))
+    for snmp, failed in ((few, 9), (more, 20 - 15)):
+        proc_with(tmp_path, snmp=snmp, netstat=netstat.replace(b" 4 ", b" 15 "))
+        now = reader.protocols(7, devices, first)
+        assert now is not None
+        assert now.failed_connects == failed
 
 
 def test_a_device_that_is_only_called_loopback_counts(tmp_path: Path) -> None:
@@ -157,7 +174,9 @@ def test_no_bytes_stop_it(
 ) -> None:
     folder = tmp_path_factory.mktemp("proc")
     dev, snmp = (known + content if is_after else content + known for known in (DEV, SNMP))
-    reader = proc_with(folder, dev=dev, snmp=snmp, snmp6=content, raw=content)
+    reader = proc_with(
+        folder, dev=dev, snmp=snmp, snmp6=content, raw=content, netstat=b"EmbryonicRsts" + content
+    )
     devices = reader.devices(7, 1.0)
     if devices is not None:
         reader.protocols(7, devices)

@@ -185,6 +185,19 @@ def test_inside_the_cluster_are_no_peers_and_databases_no_logins(
     assert set(seen.short_sessions.ports) == {22, 6379}
 
 
+def test_a_server_may_open_short_connections_to_its_database_but_no_logins(
+    source: Source, sockets: PodSockets
+) -> None:
+    outside = v4(203, 0, 113, 7)
+    for number in range(5):
+        ends = [(10 * number + n, outside, port) for n, port in enumerate((22, 5432))]
+        source.sockets = NamespaceSockets(ends, accepts=True)
+        looked(sockets, CALM, float(number))
+    seen = sockets.seen(1, 5.0)
+    assert seen is not None
+    assert seen.short_sessions.ports == (22,)
+
+
 def test_where_logins_begin_the_next_look_comes_soon(source: Source, sockets: PodSockets) -> None:
     looked(sockets, CALM, 0.0)
     source.sockets = NamespaceSockets([(n, v4(203, 0, 113, 7), 22) for n in range(9)])

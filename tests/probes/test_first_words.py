@@ -13,7 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bridge import PODS, PORT, WORLD, WORLD6, Bridge, bridge, in_namespace
+from benchmarks.bridge import (
+    BY_VLAN_OF_POD,
+    BY_VLAN_OF_UPLINK,
+    PODS,
+    PORT,
+    WORLD,
+    WORLD6,
+    Bridge,
+    add_vlans,
+    bridge,
+    in_namespace,
+)
 from benchmarks.networks import NoNetworksError
 from minerwatch.model import Facts, ProcessId
 from minerwatch.node.bpf_iterator import BpfIterator, BpfUnavailableError
@@ -50,6 +61,15 @@ def node() -> Iterator[Bridge]:
             yield found
     except NoNetworksError as error:
         pytest.skip(f"{error}: run it as root")
+
+
+@pytest.fixture(scope="module")
+def vlans(node: Bridge) -> Bridge:
+    try:
+        add_vlans(node)
+    except NoNetworksError as error:
+        pytest.skip(f"{error}: run it on a kernel with CONFIG_VLAN_8021Q")
+    return node
 
 
 class Seen(PacketReader):
@@ -186,6 +206,19 @@ def test_packets_of_networks_within_networks(
     sent(node, 0, frame(content, tag))
     found = until(lambda: [*talk.packets.read(10)])
     assert Packet("veth0", content) in found
+
+
+@needs_root
+@pytest.mark.parametrize("host", [BY_VLAN_OF_POD, BY_VLAN_OF_UPLINK])
+def test_a_login_through_a_vlan(vlans: Bridge, host: str) -> None:
+    talk = Talk(vlans.host)
+    with vlans.saying(0, LOGIN, host=host) as client:
+        assert talk.facts(client.pid) == {"PoolWords": ("login",)}
+        assert len(talk.probe.processes()) == 1
+        for _ in range(5):  # copies of the device below
+            talk.probe.look(time.monotonic() + 10)
+        assert (talk.count("unplaced"), talk.count("crowded"), talk.count("left")) == (0, 0, 0)
+    talk.probe.close()
 
 
 @needs_root

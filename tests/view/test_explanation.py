@@ -62,6 +62,12 @@ def test_a_scan_is_never_called_a_miner() -> None:
         assert f"Abuse      {abuse}: looks as if it {text_of(abuse).does}" in text
 
 
+def test_a_container_in_the_hosts_network_says_what_is_not_looked_for() -> None:
+    text = explanation(replace(SCAN, uses_host_network=True), now=NOW, width=None)
+    assert "Network    the node's, which counts for all that runs on it: scans and floods" in text
+    assert "Network " not in explanation(SCAN, now=NOW, width=None)
+
+
 def test_a_narrow_coloured_terminal(golden: Golden) -> None:
     golden("explain-colour-60.txt", explanation(MINER, now=NOW, width=60, colour=True))
 

@@ -54,7 +54,7 @@ class _Device:
         self.figures: dict[str, float] = {}
         self.pods: dict[_Pod, None] = {}
 
-    def shown(self, *, is_split: bool) -> dict[str, Any]:
+    def shown(self) -> dict[str, Any]:
         """Return it as in an answer; power of the whole card is of none of its instances."""
         name = f"{self.uuid}/{self.instance}" if self.instance else self.uuid
         percent = None if self.instance else self.figures.get(_BUSY)
@@ -63,7 +63,6 @@ class _Device:
             "name": _NOT_PLAIN.sub("?", self.name)[:_MAX_TEXT],
             "busy": self.figures.get(_ACTIVE) if percent is None else percent / 100,
             "watts": None if self.instance else self.figures.get(_WATTS),
-            "is_split": is_split,
         }
 
 
@@ -91,7 +90,8 @@ def parsed(text: str) -> dict[str, Any]:
         "sources": [f"dcgm {_NOT_PLAIN.sub('?', driver)}"[:_MAX_TEXT].strip()] if devices else [],
         "devices": [
             {
-                **each.shown(is_split=not each.instance and each.uuid in split),
+                **each.shown(),
+                "is_split": not each.instance and each.uuid in split,
                 "left_out": left_out[number],
             }
             for number, each in enumerate(devices)

@@ -30,17 +30,10 @@ gpu GPU-2 NVIDIA H100 80GB HBM3
 """
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return built(tmp_path_factory.mktemp("nvml"))
-
-
 @pytest.fixture
-def scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "scenario"
-    path.write_text(TWO_GPUS)
-    monkeypatch.setenv("FAKE_NVML", str(path))
-    return path
+def scenario(scenario: Path) -> Path:
+    scenario.write_text(TWO_GPUS)
+    return scenario
 
 
 @pytest.fixture
