@@ -55,7 +55,8 @@ CulledAbuses = Annotated[tuple[CullableAbuse, ...], msgspec.Meta(min_length=1)]
 ActionsPerHour = Annotated[int, msgspec.Meta(ge=0, le=1000)]
 Price = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Currency = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z]{0,8}$")]
-ExporterUrl = Annotated[str, msgspec.Meta(pattern=r"^(http://[^\s/@?#]+(/[^\s?#]*)?)?$")]
+_ADDRESS = r"([^\s/@?#:\[\]]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?"
+ExporterUrl = Annotated[str, msgspec.Meta(pattern=rf"^(http://{_ADDRESS}(/[^\s?#]*)?)?$")]
 CullScore = Annotated[float, msgspec.Meta(ge=90, le=100)]
 
 

@@ -14,7 +14,8 @@ def gpu_sentence(status: ContainerStatus) -> str:
     if gpu is None:
         return ""
     busy = "not known how busy" if gpu.busy is None else f"{gpu.busy:.2f} busy"
-    parts = [f"{busy}, {counted(gpu.devices, 'device')}"]
+    devices = f"{busy}, {counted(gpu.devices, 'device')}"
+    parts = [devices if gpu.devices else "none known to be in use now"]
     if gpu.requested is False:
         parts.append("requested none")
     elif gpu.limit:

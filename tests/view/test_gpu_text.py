@@ -50,6 +50,12 @@ def test_a_cell(gpu: Facts, cell: str) -> None:
     assert gpus(status(gpu)) == cell
 
 
+def test_a_container_that_has_used_a_gpu_and_uses_none_now() -> None:
+    assert gpu_sentence(status({"ContainerGpuHours": 5.0, "ContainerGpuDevices": 0})) == (
+        "none known to be in use now; 5.00 GPU hours"
+    )
+
+
 def test_a_sentence() -> None:
     assert gpu_sentence(status({})) == ""
     assert gpu_sentence(status({**MEASURED, "GpuRequested": False})) == (

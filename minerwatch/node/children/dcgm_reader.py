@@ -36,7 +36,7 @@ _SERIES = re.compile(
 """A device's own labels are the first. Labels of the pod may follow, under names that its tenant
 chooses, these included; the pod's names are the last."""
 _MAX_LABELS = 4000  # characters, from the end
-_LABEL = re.compile(r'(\w{1,40})="([^"\\]{0,256})"')
+_LABEL = re.compile(r',(\w{1,40})="([^"\\]{0,256})"')
 _KUBERNETES_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _NOT_PLAIN = re.compile(r"[^ -~]")
 _MAX_TEXT = 64
