@@ -69,7 +69,7 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     units: bool = True  # also watch systemd units, other managers' jobs and the host
     cluster_networks: tuple[Network, ...] = ()  # public addresses of pods, services and partners
     gpu_library: str = ""  # path of NVIDIA's libnvidia-ml.so.1; "": in the usual folders
-    gpu_exporter: ExporterUrl = ""  # of dcgm-exporter on this node, read instead of the driver
+    gpu_exporter: ExporterUrl = ""  # http://… of dcgm-exporter on this node, instead of the driver
     gpu_socket: str = ""  # of a sampler in a container that has NVIDIA's driver; "": none
 
 

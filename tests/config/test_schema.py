@@ -235,7 +235,7 @@ def test_wrong_settings_of_culling_are_refused(text: str, said: str) -> None:
     "address", ["https://node:9400/", "node:9400", "http://node:port/", "http://fd00::7:9400/"]
 )
 def test_an_exporter_that_could_not_be_read_is_refused(address: str) -> None:
-    with pytest.raises(ConfigError, match=r"node\.gpu_exporter"):
+    with pytest.raises(ConfigError, match=r"node\.gpu_exporter: expected http://HOST:PORT/metrics"):
         parse({"node": {"gpu_exporter": address}}, "c.yaml")
 
 
