@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.agent.monitor import Node
+from minerwatch.agent.monitor import MonitoredNode
 from minerwatch.agent.recorder import PERIOD_S, Recorder
 from minerwatch.agent.tick import TickSummary, Watch
 from minerwatch.api.journal import (
@@ -66,7 +66,7 @@ class Recording:
         self.watch = FakeWatch()
         self.at_s = 1000.0
         self.cpu_s: defaultdict[str, float] = defaultdict(float)
-        node = Node(
+        node = MonitoredNode(
             "node-1", cast("Watch", self.watch), "cgroup v2", (), (), identity=self._identity
         )
         self.journal = Journal(JournalFiles(folder), self._raise)
