@@ -220,7 +220,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
 
     def open_it(*, content: bool) -> MonitoredNode:
         settings = Config(
-            node=schema.MonitoredNode(gpu_library=built(tmp_path)),
+            node=schema.Node(gpu_library=built(tmp_path)),
             probes=schema.Probes(
                 tasks=False, connections=False, mappings=False, drift=False, rounding=False,
                 content=content, executed_code=False, pod_network=False,
