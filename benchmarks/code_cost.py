@@ -150,10 +150,11 @@ def _each(
 
 def _spent(sampler: ManyRings, besides: int) -> tuple[int, float, float, float]:
     """Return samples, and CPU time of the agent, of its reading, and of its children so far."""
+    agent_s = time.process_time() - sampler.benchmark_s
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     running = [each.cpu_times() for each in psutil.Process().children() if each.pid != besides]
     child_s = ended.ru_utime + ended.ru_stime + sum(each.user + each.system for each in running)
-    agent_s = time.process_time() - sampler.benchmark_s
+    sampler.benchmark_s += time.process_time() - sampler.benchmark_s - agent_s
     return sampler.count, agent_s, sampler.reading_s, child_s
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks import traffic
 from benchmarks.networks import DOCUMENT, Networks, networks
-from minerwatch.agent.monitor import Node, now_s, open_node
+from minerwatch.agent.monitor import MonitoredNode, now_s, open_node
 from minerwatch.config.schema import BUILT_IN_RULES, Config, Examination
 from minerwatch.config.values import Duration
 from minerwatch.detection.judge import signal_scores
@@ -87,7 +87,9 @@ def service(found: Networks, cgroups: CgroupFolders, function: str) -> Iterator[
             folder.rmdir()
 
 
-def watched(node: Node, pid: int, cgroup: str, least_cpu_s: float) -> Iterator[Observation]:
+def watched(
+    node: MonitoredNode, pid: int, cgroup: str, least_cpu_s: float
+) -> Iterator[Observation]:
     """Yield what the node knows of the service at each tick, until it has used CPU time."""
     while cpu_s(pid) < least_cpu_s:
         if not Path(f"/proc/{pid}/exe").exists():  # also of a zombie

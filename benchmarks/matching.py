@@ -141,12 +141,14 @@ def _shipped_rows(lines: int) -> Iterator[Row]:
             _without_parent(_facts(chance, line)) for line in command_lines(chance, lines)
         ],
         "words of the benign corpus": corpus_lines(chance, lines),
+        "the same, all facts of a process": [*map(_as_read, corpus_lines(chance, lines))],
     }
     for case, unseen in cases.items():
         matcher = Matcher(rules)
         held = [each for each in unseen if matcher.static_matches(each)]
         unheld = [each for each in unseen if not matcher.static_matches(each)]
-        yield Row(measure, case, "no rule holds", _median_us(rules, unheld), "µs", Budget(5.0))
+        budget = None if "Arguments" in unseen[0] else Budget(5.0)
+        yield Row(measure, case, "no rule holds", _median_us(rules, unheld), "µs", budget)
         if held:
             note = f"{len(held) / len(unseen):.1%} of the lines"
             yield Row(measure, case, "a rule holds", _median_us(rules, held), "µs", note=note)
@@ -154,6 +156,20 @@ def _shipped_rows(lines: int) -> Iterator[Row]:
 
 def _without_parent(facts: Facts) -> Facts:
     return {name: facts[name] for name in ("CommandLine", "Image", "Comm")}
+
+
+def _as_read(facts: Facts) -> Facts:
+    """Return the facts that the agent has of a process, besides those of its container."""
+    flags = ("CommandLineHidden", "CommDiffers", "ExeDeleted", "ExeInMemory", "KernelThreadName")
+    return with_arguments(
+        {
+            **facts,
+            **dict.fromkeys(flags, False),
+            "CurrentDirectory": "/srv",
+            "ParentImage": "/usr/bin/bash",
+            "ParentCommandLine": "bash",
+        }
+    )
 
 
 def _median_us(rules: Sequence[Rule], facts: Sequence[Facts]) -> float:

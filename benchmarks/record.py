@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from minerwatch.agent.monitor import Node, now_s, open_node
+from minerwatch.agent.monitor import MonitoredNode, now_s, open_node
 from minerwatch.config.schema import BUILT_IN_RULES, Config, Examination, Probes
 from minerwatch.config.values import Duration
 from minerwatch.detection.matching.matcher import Match, Matcher
@@ -95,7 +95,7 @@ def record(command: Sequence[str], seconds: float) -> list[dict[str, object]]:
     return [_kept(facts) for facts in ours if _cpu_s(facts) >= MIN_CPU_S][:MAX_LINES]
 
 
-def _watch(node: Node, seconds: float) -> None:
+def _watch(node: MonitoredNode, seconds: float) -> None:
     ends_s = time.monotonic() + seconds
     next_s = time.monotonic()
     while time.monotonic() < ends_s:

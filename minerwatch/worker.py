@@ -2,7 +2,8 @@
 
 A thread that ends by an exception takes its queue with it, and its callers wait forever while all
 looks well. So each of the agent's threads is a Worker: its exceptions are counted, and it starts
-again after a pause that doubles. ``states`` returns all workers of the process.
+again after a pause that doubles. ``revive_all`` restarts those that have no thread, and returns the
+state of all.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ class Worker:
         self.last_error = error if isinstance(error, Exception) else RuntimeError(repr(error))
 
 
-def states() -> list[WorkerState]:
+def revive_all() -> list[WorkerState]:
     """Restart dead workers, then return the states of all workers of this process by name."""
     with _lock:
         workers = [*_workers]

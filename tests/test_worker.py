@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from minerwatch import worker
-from minerwatch.worker import Worker, states
+from minerwatch.worker import Worker, revive_all
 from tests.waiting import PATIENCE_S, until
 
 
@@ -42,11 +42,11 @@ def squares() -> Iterator[Squares]:
     yield squares
     squares.close()
     assert not squares.worker.is_alive()
-    assert all(state.name != "squares" for state in states())
+    assert all(state.name != "squares" for state in revive_all())
 
 
 def state() -> worker.WorkerState:
-    return next(state for state in states() if state.name == "squares")
+    return next(state for state in revive_all() if state.name == "squares")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_workers_of_one_name_are_one_line(squares: Squares) -> None:
         each.asked.put(ValueError())
         each.asked.put(1)
         each.answers.get(timeout=PATIENCE_S)
-    assert [each.failures for each in states() if each.name == "squares"] == [{"ValueError": 2}]
+    assert [each.failures for each in revive_all() if each.name == "squares"] == [{"ValueError": 2}]
     other.close()
 
 

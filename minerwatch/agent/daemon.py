@@ -20,7 +20,7 @@ from minerwatch import __version__
 from minerwatch.agent.endpoints import DEFAULT_MAX_DOWN_S, Endpoints, socket_path
 from minerwatch.agent.exec_watcher import ExecWatcher
 from minerwatch.agent.heap import HeapKeeper, keep_heap_small
-from minerwatch.agent.monitor import Node, kernel_source, node_name, now_s, open_node
+from minerwatch.agent.monitor import MonitoredNode, kernel_source, node_name, now_s, open_node
 from minerwatch.agent.parts import AgentState, Parts, Telemetry
 from minerwatch.agent.publisher import Publisher, action_notice
 from minerwatch.agent.recorder import open_recorder
@@ -45,7 +45,7 @@ from minerwatch.report.log import Log, LogLimit, Once
 from minerwatch.report.metrics import Metrics
 from minerwatch.report.notifier import Notifier
 from minerwatch.report.since import FILE_NAME, SinceFile
-from minerwatch.worker import states as worker_states
+from minerwatch.worker import revive_all
 
 if TYPE_CHECKING:
     from minerwatch.kube.cluster_view import ClusterNode
@@ -252,7 +252,7 @@ class Agent:
 
     def _open_node(
         self, config: Config, rules: RuleSet, packets: tuple[PacketReader | None, str]
-    ) -> Node:
+    ) -> MonitoredNode:
         node = open_node(
             config, rules.book, matcher=rules.matcher, cluster=self._cluster, packets=packets
         )
@@ -327,7 +327,7 @@ class Agent:
         yield from self._notifier.failures()
         yield from self._telemetry.failures()
         yield from self._recorder.failures()
-        for state in worker_states():
+        for state in revive_all():
             yield from ((state.name, reason, n) for reason, n in state.failures.items())
         yield from self._endpoints.failures()
 

@@ -40,8 +40,7 @@ from minerwatch.report.http_server import (
 )
 from minerwatch.report.socket_listener import SocketListener
 from minerwatch.report.tls import TlsEndpoint, self_signed_tls
-from minerwatch.worker import WorkerState
-from minerwatch.worker import states as worker_states
+from minerwatch.worker import WorkerState, revive_all
 
 if TYPE_CHECKING:
     from minerwatch.agent.web_endpoint import WebEndpoint
@@ -188,7 +187,7 @@ class Endpoints:
         age_s = self._parts.now_s() - since_s
         if age_s > _MAX_TICKS_MISSED * state.config.interval + _TICK_GRACE_S:
             return f"the last tick ended {age_s:.0f} s ago"
-        dead = [each.name for each in worker_states() if each.is_dead and self._is_down(each)]
+        dead = [each.name for each in revive_all() if each.is_dead and self._is_down(each)]
         return f"no thread can be started for: {', '.join(dead)}" if dead else ""
 
     def _readiness(self) -> Answer:
@@ -208,7 +207,7 @@ class Endpoints:
             return "no rules are loaded"
         if state.blindness:
             return state.blindness
-        down = [each.name for each in worker_states() if self._is_down(each)]
+        down = [each.name for each in revive_all() if self._is_down(each)]
         if down:
             return f"threads that keep failing (see the log): {', '.join(down)}"
         return cluster.public_trouble if cluster is not None and not cluster.has_listed else ""

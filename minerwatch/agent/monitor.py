@@ -78,8 +78,8 @@ def _no_identity(_container: Container) -> Identity | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """A node's watch, and what its sources cannot see."""
+class MonitoredNode:
+    """A node whose sources are open: its watch, its containers as published, its blind spots."""
 
     name: str
     watch: Watch
@@ -153,7 +153,7 @@ def open_node(
     matcher: Matcher | None = None,
     cluster: ClusterNode | None = None,
     packets: tuple[PacketReader | None, str] = (None, "read by the agent only"),
-) -> Node:
+) -> MonitoredNode:
     """Open the node that ``config`` describes. Raises NodeError.
 
     ``matcher`` holds the book's rules, where it was compiled already; ``packets`` is their source,
@@ -194,7 +194,7 @@ def open_node(
         *(cgroups.blind_spot, code_spot, _socket_spot(config, sockets_off)),
         *blind_spots(proc, opens_files=opens_files),
     )
-    return Node(
+    return MonitoredNode(
         node_name(config),
         watch,
         cgroups.source,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from minerwatch.agent.monitor import Node
+from minerwatch.agent.monitor import MonitoredNode
 from minerwatch.agent.recorder import Recorder
 from minerwatch.agent.rule_loader import RuleSet
 from minerwatch.config.schema import Config
@@ -56,7 +56,7 @@ class Parts:
 
     state: AgentState
     telemetry: Telemetry
-    node: Node
+    node: MonitoredNode
     cluster: ClusterNode | None
     culling: CullSwitch
     recorder: Recorder

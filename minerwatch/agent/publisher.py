@@ -20,7 +20,7 @@ from minerwatch.report.messages import ACTION, Notice
 from minerwatch.report.metrics import OWNER_LABELS, FlaggedContainer
 from minerwatch.untrusted_text.display import printable
 from minerwatch.untrusted_text.redaction import redacted
-from minerwatch.worker import states as worker_states
+from minerwatch.worker import revive_all
 
 _MAX_PROCESSES = 10  # of which a message has command lines; those with findings come first
 
@@ -80,7 +80,7 @@ class Publisher:
     def publish_workers(self) -> None:
         """Publish the state of the agent's threads; dead ones are started again."""
         metrics, once = self._telemetry.metrics, self._telemetry.once
-        for state in worker_states():
+        for state in revive_all():
             is_up = state.down_s == 0.0
             metrics.worker_is(state.name, is_up=is_up)
             if any(each.name == state.name and not each.off for each in self._parts.node.probes):

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from minerwatch import __version__
-from minerwatch.agent.monitor import Node
+from minerwatch.agent.monitor import MonitoredNode
 from minerwatch.agent.tick import TickSummary
 from minerwatch.api.history import weight
 from minerwatch.api.journal import (
@@ -66,7 +66,11 @@ class Recorder:
     """
 
     def __init__(
-        self, node: Node, journal: Journal | None, interval_s: float, now_s: Callable[[], float]
+        self,
+        node: MonitoredNode,
+        journal: Journal | None,
+        interval_s: float,
+        now_s: Callable[[], float],
     ) -> None:
         self.journal = journal
         self._node = node
@@ -282,7 +286,9 @@ def _within(usages: Iterable[Usage], max_bytes: int) -> tuple[Usage, ...]:
     return tuple(kept)
 
 
-def open_recorder(config: Config, node: Node, once: Once, now_s: Callable[[], float]) -> Recorder:
+def open_recorder(
+    config: Config, node: MonitoredNode, once: Once, now_s: Callable[[], float]
+) -> Recorder:
     """Return a recorder that writes the journal, if one is configured."""
     folder = config.report.journal
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from minerwatch.culling.actions import ProcessActions, SeenPod
 from minerwatch.culling.context import Context
 from minerwatch.culling.holds import Holds
-from minerwatch.culling.pod_actions import ProcessActions, SeenPod
 from minerwatch.culling.policy import claims_protection
 from minerwatch.culling.proof import counted_as, pod_counted_as, rules_that_flag
 from minerwatch.culling.recorded_history import RecordedHistory

@@ -15,6 +15,7 @@ from minerwatch.api.orders import ReleaseAllOrder
 from minerwatch.api.types import ActionStatus, CullStatus
 from minerwatch.config.schema import Config
 from minerwatch.config.values import OFF
+from minerwatch.culling.actions import Actions
 from minerwatch.culling.ban_store import BanStore
 from minerwatch.culling.banning import Banning
 from minerwatch.culling.bans import with_claims
@@ -28,7 +29,6 @@ from minerwatch.culling.hub_api import HubApi
 from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget
 from minerwatch.culling.mailbox import NOT_RUNNING, Flagged, Mailbox, PendingRequest, Result
 from minerwatch.culling.operator_orders import OperatorOrders
-from minerwatch.culling.pod_actions import Actions
 from minerwatch.culling.proof import tripped
 from minerwatch.culling.recorded_history import DecisionLog, RecordedHistory
 from minerwatch.culling.records import ActionRecord, KnownBudget, Moment

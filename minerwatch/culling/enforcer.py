@@ -22,13 +22,7 @@ from dataclasses import dataclass, field
 
 from minerwatch.backoff import Backoff
 from minerwatch.config.schema import Culling
-from minerwatch.culling.cases import Cases
-from minerwatch.culling.context import Context
-from minerwatch.culling.decision import Decision, Reason
-from minerwatch.culling.evidence import EvidenceWriter
-from minerwatch.culling.host_actions import HostActions
-from minerwatch.culling.hub_api import HubApi, UnknownServerError
-from minerwatch.culling.pod_actions import (
+from minerwatch.culling.actions import (
     Actions,
     ApiRequest,
     HubRequest,
@@ -38,6 +32,12 @@ from minerwatch.culling.pod_actions import (
     planned,
     unlabelling,
 )
+from minerwatch.culling.cases import Cases
+from minerwatch.culling.context import Context
+from minerwatch.culling.decision import Decision, Reason
+from minerwatch.culling.evidence import EvidenceWriter
+from minerwatch.culling.host_actions import HostActions
+from minerwatch.culling.hub_api import HubApi, UnknownServerError
 from minerwatch.culling.policy import rechecked
 from minerwatch.culling.recorded_history import RecordedHistory
 from minerwatch.culling.records import ActionRecord, Budget, Case

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
+from minerwatch.culling.actions import planned
 from minerwatch.culling.context import Context
 from minerwatch.culling.decision import Decision, decision_line
-from minerwatch.culling.pod_actions import planned
 from minerwatch.culling.recorded_history import RecordedHistory
 from minerwatch.culling.records import ActionRecord, Case, Moment
 from minerwatch.detection.judge import signal_scores

@@ -17,15 +17,15 @@ import msgspec
 
 from minerwatch.api.client import UnixConnection
 from minerwatch.config.schema import HostCulling
-from minerwatch.culling.context import Monitor
-from minerwatch.culling.host_policy import engine_of, engine_socket
-from minerwatch.culling.pod_actions import (
+from minerwatch.culling.actions import (
     ANSWER_S,
     STOP_S,
     EngineRequest,
     ProcessActions,
     SeenPod,
 )
+from minerwatch.culling.context import Monitor
+from minerwatch.culling.host_policy import engine_of, engine_socket
 from minerwatch.culling.process_signals import PROC
 from minerwatch.culling.records import ActionRecord
 from minerwatch.errors import NOT_JSON

@@ -20,7 +20,7 @@ import msgspec
 
 from minerwatch import __version__
 from minerwatch.config.hub import Hub
-from minerwatch.culling.pod_actions import ANSWER_S, HubRequest
+from minerwatch.culling.actions import ANSWER_S, HubRequest
 from minerwatch.errors import NOT_JSON
 from minerwatch.kube.client import ApiError, Reason, one_line
 from minerwatch.report.one_request import FAILURES, send

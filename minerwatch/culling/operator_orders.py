@@ -9,13 +9,13 @@ import msgspec
 from minerwatch.api.orders import BanOrder, CullOrder, ReleaseAllOrder, ReleaseOrder
 from minerwatch.api.types import BanAnswer, CullAnswer, ReleaseAllAnswer, ReleaseAnswer
 from minerwatch.config.values import OFF
+from minerwatch.culling.actions import Actions, planned
 from minerwatch.culling.banning import Banning
 from minerwatch.culling.cases import Cases
 from minerwatch.culling.context import Context
 from minerwatch.culling.decision import Decision, container_name
 from minerwatch.culling.enforcer import Enforcer
 from minerwatch.culling.host_actions import HostActions
-from minerwatch.culling.pod_actions import Actions, planned
 from minerwatch.culling.recorded_history import DecisionLog, RecordedHistory
 from minerwatch.culling.records import ActionRecord, Case, KnownBudget
 from minerwatch.errors import MinerwatchError, TargetError

@@ -13,6 +13,7 @@ import ctypes
 import os
 import struct
 import sys
+from importlib.machinery import SourceFileLoader
 
 _CAPABILITY_VERSION = 0x20080522  # include/uapi/linux/capability.h
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
@@ -67,8 +68,8 @@ def _become(parent_pid: int, script: str) -> None:
     follow(parent_pid)
     keep(*READS_PROCESSES)
     sys.argv = sys.argv[2:]
-    with open(script, "rb") as file:  # noqa: PTH123 - pathlib is slow to import
-        code = compile(file.read(), script, "exec", dont_inherit=True)
+    code = SourceFileLoader(__name__, script).get_code(__name__)  # from __pycache__, if it is there
+    assert code is not None  # noqa: S101 - it is a source file
     os.write(1, b"{}\n")
     exec(code, {**globals(), "__file__": script})  # noqa: S102 - ours
 

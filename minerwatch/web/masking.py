@@ -1,4 +1,8 @@
-"""Hide arguments, connections and users from clients that may not see them."""
+"""Mask a container for pages without the token: they show programs, shares and scores.
+
+Hidden are command lines, users, connections, texts in evidence that a tenant wrote, and what
+private rules look for; names of owners are redacted.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 
 from minerwatch.agent.gpu_users import GpuUsers
 from minerwatch.agent.looks import Looks
-from minerwatch.agent.monitor import Node, now_s, open_node
+from minerwatch.agent.monitor import MonitoredNode, now_s, open_node
 from minerwatch.agent.tracked import Details, TrackedContainer, TrackedNode, TrackedProcess
 from minerwatch.config import schema
 from minerwatch.config.schema import Config, Examination
@@ -209,7 +209,7 @@ def test_without_gpus_there_is_nothing() -> None:
 # From the library to the verdict.
 
 
-Opened = Callable[..., Node]
+Opened = Callable[..., MonitoredNode]
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
     monkeypatch.setenv("FAKE_NVML", str(tmp_path / "scenario"))
     nodes = []
 
-    def open_it(*, content: bool) -> Node:
+    def open_it(*, content: bool) -> MonitoredNode:
         settings = Config(
             node=schema.Node(gpu_library=built(tmp_path)),
             probes=schema.Probes(
@@ -242,7 +242,7 @@ def use_gpu(scenario: Path, pid: int) -> None:
     )
 
 
-def watched(node: Node, cgroup: str) -> Observation | None:
+def watched(node: MonitoredNode, cgroup: str) -> Observation | None:
     """Run a tick; return the container, once it has used a GPU."""
     node.watch.tick(now_s())
     return next(

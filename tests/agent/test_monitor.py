@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from minerwatch.agent import monitor
-from minerwatch.agent.monitor import Node, open_node
+from minerwatch.agent.monitor import MonitoredNode, open_node
 from minerwatch.config.schema import Config, Probes
 from minerwatch.config.schema import Node as NodeConfig
 from minerwatch.detection.sigma import rulebook
@@ -52,7 +52,7 @@ def bpf_refused() -> Sampler:
 
 
 @contextmanager
-def opened(config: Config = FEW) -> Iterator[tuple[Node, ProbeStatus]]:
+def opened(config: Config = FEW) -> Iterator[tuple[MonitoredNode, ProbeStatus]]:
     node = open_node(config, rulebook.load(()))
     try:
         yield node, next(each for each in node.probes if each.name == "executed_code")

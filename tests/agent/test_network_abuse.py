@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.networks import Networks, namespace_of
-from minerwatch.agent.monitor import Node, now_s, open_node
+from minerwatch.agent.monitor import MonitoredNode, now_s, open_node
 from minerwatch.config.schema import Config, Probes
 from minerwatch.model import Abuse, Level, Observation
 from tests import shipped
@@ -25,7 +25,7 @@ NETWORK_ONLY = Config(
 
 
 @pytest.fixture
-def node() -> Iterator[Node]:
+def node() -> Iterator[MonitoredNode]:
     found = open_node(NETWORK_ONLY, shipped.book(), matcher=shipped.matcher())
     if any(each.name == "pod_network" and each.off for each in found.probes):
         found.watch.close()
@@ -34,7 +34,7 @@ def node() -> Iterator[Node]:
     found.watch.close()
 
 
-def flagged(node: Node, found: Networks, cgroups: CgroupFolders, case: str) -> Observation:
+def flagged(node: MonitoredNode, found: Networks, cgroups: CgroupFolders, case: str) -> Observation:
     """Run a case in a container until it is ``likely``; a second counts for five."""
     folder = cgroups.make(f"{TOP}/docker/{container_id('b7')}")
     cgroup = f"/{folder.relative_to(cgroups.root)}"
@@ -62,7 +62,7 @@ def flagged(node: Node, found: Networks, cgroups: CgroupFolders, case: str) -> O
 
 @needs_root
 @pytest.mark.slow
-def test_a_scan_is_likely_and_says_of_what(node: Node, cgroups: CgroupFolders) -> None:
+def test_a_scan_is_likely_and_says_of_what(node: MonitoredNode, cgroups: CgroupFolders) -> None:
     with two_networks() as found:
         observation = flagged(node, found, cgroups, "scanning: silent hosts, 300 at once")
     (finding,) = (f for f in observation.verdict.findings if f.abuse is Abuse.SCANNING)
@@ -74,14 +74,16 @@ def test_a_scan_is_likely_and_says_of_what(node: Node, cgroups: CgroupFolders) -
 
 @needs_root
 @pytest.mark.slow
-def test_a_flood_is_likely(node: Node, cgroups: CgroupFolders) -> None:
+def test_a_flood_is_likely(node: MonitoredNode, cgroups: CgroupFolders) -> None:
     with two_networks() as found:
         observation = flagged(node, found, cgroups, "flooding: datagrams")
     assert observation.verdict.findings[0].abuse is Abuse.FLOODING
 
 
 @needs_root
-def test_a_container_in_the_hosts_network_is_said_to_be(node: Node, cgroups: CgroupFolders) -> None:
+def test_a_container_in_the_hosts_network_is_said_to_be(
+    node: MonitoredNode, cgroups: CgroupFolders
+) -> None:
     ids = [container_id(digits) for digits in ("b8", "b9")]
 
     def uses() -> list[bool]:
@@ -105,5 +107,5 @@ def test_a_container_in_the_hosts_network_is_said_to_be(node: Node, cgroups: Cgr
 
 
 @needs_root
-def test_failures_of_the_counters_are_in_the_metrics(node: Node) -> None:
+def test_failures_of_the_counters_are_in_the_metrics(node: MonitoredNode) -> None:
     assert ("pod_network", "unreadable", 0) in node.watch.failures()

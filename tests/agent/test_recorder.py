@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.agent.gpu_users import GpuSummary
-from minerwatch.agent.monitor import Node
+from minerwatch.agent.monitor import MonitoredNode
 from minerwatch.agent.recorder import PERIOD_S, Recorder
 from minerwatch.agent.tick import TickSummary, Watch
 from minerwatch.api.journal import (
@@ -68,7 +68,7 @@ class Recording:
         self.at_s = 1000.0
         self.cpu_s: defaultdict[str, float] = defaultdict(float)
         self.gpus: dict[str, float] = {}  # of each miner, each of 700 W
-        node = Node(
+        node = MonitoredNode(
             "node-1", cast("Watch", self.watch), "cgroup v2", (), (), identity=self._identity
         )
         self.journal = Journal(JournalFiles(folder), self._raise)

@@ -24,7 +24,7 @@ from minerwatch.culling.process_signals import STOPPED, state
 from minerwatch.culling.records import HOUR_S, NO_EVIDENCE, Case
 from minerwatch.errors import MinerwatchError
 from minerwatch.model import Action, Level, Observation, Outcome, ProcessId
-from minerwatch.worker import states
+from minerwatch.worker import revive_all
 from tests.builders import make_limits
 from tests.conftest import Programs
 from tests.culling.harness import (
@@ -294,7 +294,7 @@ def test_a_culler_that_fails_again_and_again_is_seen_and_goes_on(
         patch.setattr(harness.culler.history, "make_ready", failing)
         with pytest.raises(ZeroDivisionError):
             harness.release(target(observation))
-        (culling,) = (state for state in states() if state.name == "culling")
+        (culling,) = (state for state in revive_all() if state.name == "culling")
         assert culling.down_s > 0
         assert culling.failures["ZeroDivisionError"] >= 1
     harness.tick()
@@ -321,7 +321,7 @@ def test_a_container_that_raises_does_not_keep_the_next_from_being_looked_at(
     until(lambda: outcomes(log) == ["evict pending", "evict done"])
     assert actions_on(api, EVE) == ["evict"]
     assert actions_on(api, "bad") == []
-    (culling,) = (state for state in states() if state.name == "culling")
+    (culling,) = (state for state in revive_all() if state.name == "culling")
     assert culling.failures["ZeroDivisionError"] >= 1
 
 

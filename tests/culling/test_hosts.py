@@ -25,9 +25,9 @@ from minerwatch.config.schema import (
 )
 from minerwatch.config.selectors import selector
 from minerwatch.config.values import DRY_RUN, OFF
+from minerwatch.culling.actions import ProcessActions
 from minerwatch.culling.context import AgentIdentity, Callbacks
 from minerwatch.culling.culler import BUDGET_FILE, Culler
-from minerwatch.culling.pod_actions import ProcessActions
 from minerwatch.culling.process_signals import state
 from minerwatch.culling.records import ActionRecord, AuditLine
 from minerwatch.culling.service import CullSwitch

@@ -17,8 +17,8 @@ import pytest
 
 from minerwatch.config.hub import Bans, Hub
 from minerwatch.config.values import DRY_RUN, Duration
+from minerwatch.culling.actions import HubRequest
 from minerwatch.culling.hub_api import HubApi
-from minerwatch.culling.pod_actions import HubRequest
 from minerwatch.format import rfc3339
 from minerwatch.kube.attributions import HUB_SERVER, HUB_USER, HubServer
 from minerwatch.kube.client import ApiError

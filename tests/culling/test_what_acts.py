@@ -25,7 +25,7 @@ def _modules(pattern: re.Pattern[str]) -> set[str]:
 
 def test_only_culling_changes_pods() -> None:
     assert _modules(_WRITES) == {
-        "culling/pod_actions.py",
+        "culling/actions.py",
         "culling/hub_api.py",
         "culling/lease_budget.py",
         "culling/ban_store.py",  # a ConfigMap
@@ -40,6 +40,6 @@ def test_only_culling_signals_processes() -> None:
 
 def test_only_culling_changes_containers_of_engines() -> None:
     found = _modules(_ENGINES)
-    assert found == {"culling/pod_actions.py", "culling/host_actions.py", "node/engine_names.py"}
+    assert found == {"culling/actions.py", "culling/host_actions.py", "node/engine_names.py"}
     names = Path(minerwatch.__file__).parent / "node" / "engine_names.py"
     assert "AF_UNIX" not in names.read_text()  # it reads files

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from minerwatch.config.values import PodLabel
-from minerwatch.culling.pod_actions import ApiRequest, planned, unlabelling
+from minerwatch.culling.actions import ApiRequest, planned, unlabelling
 from minerwatch.kube.pod_parsing import PodFields, PodParser
 from minerwatch.model import Action
-from tests.culling.test_pod_actions import decision
+from tests.culling.test_actions import decision
 from tests.deploy.admission import AdmissionRequest, Policy
 from tests.deploy.chart import VALUES, Release, rendered
 from tests.kube.api_server import encode, merged, pod_json

@@ -17,17 +17,17 @@ import pytest
 
 from minerwatch.api.port import REPORT_PATH, audience
 from minerwatch.config.values import PodLabel
+from minerwatch.culling.actions import Actions, ApiRequest, planned, unlabelling
 from minerwatch.culling.decision import Decision
 from minerwatch.culling.lease_budget import LeaseBudget
 from minerwatch.culling.lease_codec import IN_EARNEST, LEASE
-from minerwatch.culling.pod_actions import Actions, ApiRequest, planned, unlabelling
 from minerwatch.kube.client import ApiError, Cluster, from_kubeconfig
 from minerwatch.kube.pod_parsing import PodFields
 from minerwatch.kube.token_review import TokenReviewer
 from minerwatch.model import Action
 from tests.builders import make_limits
+from tests.culling.test_actions import decision
 from tests.culling.test_lease_budget import NOW, PATIENT, record
-from tests.culling.test_pod_actions import decision
 from tests.deploy.chart import VALUES, release
 from tests.kube.any_cluster import RBAC, AnyCluster, needs_real_cluster
 from tests.kube.api_server import Answering, Dropping, eventually

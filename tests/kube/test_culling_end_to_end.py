@@ -391,7 +391,7 @@ for _ in range(3):
     agent.tick()
 agent.close()
 assert "minerwatch.culling.service" in sys.modules
-for name in ("culler", "enforcer", "pod_actions", "process_signals", "lease_budget"):
+for name in ("culler", "enforcer", "actions", "process_signals", "lease_budget"):
     assert find_spec(f"minerwatch.culling.{name}"), name
     assert f"minerwatch.culling.{name}" not in sys.modules, name
 assert "minerwatch.kube.cluster_view" in sys.modules

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from minerwatch.model import Connection, OpenSockets, ProcessId
 from minerwatch.node.tcp_connections import ConnectionReader, SocketReader
-from minerwatch.worker import states
+from minerwatch.worker import revive_all
 from tests.conftest import Programs, needs_root
 from tests.waiting import PATIENCE_S, threads, threads_since, until
 
@@ -239,7 +239,7 @@ def test_a_fault_loses_one_answer_and_not_the_thread(opened: ExitStack) -> None:
     reader.ask(ProcessId(1, 1))
     reader.ask(identity(ME))
     assert answers_of(reader).keys() == {identity(ME)}
-    (state,) = (each for each in states() if each.name == "connections")
+    (state,) = (each for each in revive_all() if each.name == "connections")
     assert state.failures == {"ZeroDivisionError": 1}
 
 

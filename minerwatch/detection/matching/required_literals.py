@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -28,6 +28,7 @@ _MAX_EXACT = 160
 _MAX_LITERALS = 512
 _MAX_LITERAL_LENGTH = 48
 _MIN_LITERAL_LENGTH = 2
+_MAX_WORD_LENGTH = 16
 _MAX_COPIES = 4
 """Copies of a repeated part that are expanded."""
 
@@ -157,8 +158,7 @@ def _sequence(operators: Iterable[tuple[Any, Any]]) -> _Part:
     first: _Texts | None = None
     needed: _Texts | None = None
     is_exact = True
-    for operator, argument in operators:
-        part = _part(operator, argument)
+    for part in _parts(operators):
         joined = _joined(run, part.exact) if part.exact is not None else None
         if joined is not None:
             run = joined
@@ -172,6 +172,30 @@ def _sequence(operators: Iterable[tuple[Any, Any]]) -> _Part:
     if is_exact:
         return _Part(exact=run)
     return _Part(needed=_rarer(needed, run), first=first, last=run)
+
+
+def _parts(operators: Iterable[tuple[Any, Any]]) -> Iterator[_Part]:
+    """Yield the parts of a sequence; a word, which most of them are in, is one."""
+    word = ""
+    for operator, argument in operators:
+        char = _ascii_character(argument) if str(operator) == "LITERAL" else None
+        if word and (char is None or len(word) == _MAX_WORD_LENGTH):
+            yield _Part(exact=frozenset((word,)))
+            word = ""
+        if char is None:
+            yield _part(operator, argument)
+        elif char != " " or word[-1:] != " ":
+            word += char
+    if word:
+        yield _Part(exact=frozenset((word,)))
+
+
+def _ascii_character(code: int) -> str | None:
+    """Return the character in the normal form; None if it is not ASCII."""
+    char = chr(code).lower().replace("ſ", "s")
+    if char.isspace():
+        return " "
+    return char if char.isascii() else None
 
 
 def _joined(left: _Texts, right: _Texts) -> _Texts | None:
@@ -209,14 +233,13 @@ _ENDS = frozenset(("AT_BEGINNING", "AT_BEGINNING_STRING", "AT_END", "AT_END_STRI
 def _of_characters(members: Iterable[tuple[Any, Any]]) -> _Part:
     found = set()
     for operator, argument in members:
+        char = " " if str(argument) == "CATEGORY_SPACE" else None
         if str(operator) == "LITERAL":
-            char = chr(argument).lower().replace("ſ", "s")
-            found.add(" " if char.isspace() else char)
-        elif str(argument) == "CATEGORY_SPACE":
-            found.add(" ")
-        else:
+            char = _ascii_character(argument)
+        if char is None:
             return _ANYTHING
-    return _Part(exact=frozenset(found)) if all(map(str.isascii, found)) else _ANYTHING
+        found.add(char)
+    return _Part(exact=frozenset(found))
 
 
 def _of_branch(parts: list[_Part]) -> _Part:

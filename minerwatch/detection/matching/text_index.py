@@ -54,11 +54,11 @@ class FieldIndex:
         self._latest: tuple[str | None, Found] = (None, NOTHING)  # the latest long text
 
     def found(self, value: FactValue) -> Found:
-        """Return the literals in a fact that is not in ``memo``; of a list, in any element."""
+        """Return the literals in a fact that is not in ``memo``; of a list, in the joined texts."""
         if not isinstance(value, str):
-            return NOTHING.union(
-                *(self.memo.get(each) or self.found(each) for each in texts(value))
-            )
+            value = " ".join(texts(value))
+            if value in self.memo:
+                return self.memo[value]
         if value == self._latest[0]:
             return self._latest[1]
         found = frozenset(map(_NUMBER, self._hits(normal_form(value))))
@@ -99,13 +99,16 @@ class Literals:
     """
 
     def __init__(self) -> None:
-        self._numbers: dict[str, dict[str, int]] = {}
+        line: dict[str, int] = {}
+        self._numbers = {LINE: line, "Arguments": line}  # nearly always one text, searched once
         self._texts: list[str] = [""]  # by number; LONG is none
         self._needed: dict[int, tuple[Condition, tuple[Found, ...]]] = {}
 
     def indexes(self) -> Indexes:
         """Return the indexes that find the literals of all conditions seen."""
-        return tuple((field, FieldIndex(numbers)) for field, numbers in self._numbers.items())
+        used = {field: numbers for field, numbers in self._numbers.items() if numbers}
+        made = {id(numbers): FieldIndex(numbers) for numbers in used.values()}
+        return tuple((field, made[id(numbers)]) for field, numbers in used.items())
 
     def forget(self) -> None:
         """Forget everything: texts and clauses take megabytes."""

@@ -22,12 +22,16 @@ import re
 import sys
 import time
 from bisect import bisect_right
+from collections import namedtuple
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, NamedTuple
 
 from minerwatch.node.children.disassembler import Disassembler
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any  # it takes a tenth of the child's start to import
 
 _WINDOW = 16
 _WINDOW_BYTES = {"x86_64": 128, "aarch64": 64}
@@ -164,13 +168,9 @@ def arm_class(mnemonic: str, operands: str) -> int:
     return MULTIPLY if _ARM_MULTIPLIES.match(mnemonic) else OTHER
 
 
-class Window(NamedTuple):
-    """The instructions from one address on."""
-
-    counts: tuple[int, ...]  # by class
-    is_hashing: bool
-    converts_pairs: bool
-    """Between instructions that mix integers one at a time, not in vectors."""
+Window = namedtuple("Window", ["counts", "is_hashing", "converts_pairs"])
+"""The instructions from one address on: their number by class; do they hash; do they convert pairs
+between instructions that mix integers one at a time, not in vectors."""
 
 
 _NO_WINDOW = Window((0,) * CLASSES, is_hashing=False, converts_pairs=False)
@@ -238,12 +238,8 @@ _OF_A_FILE = re.compile(
 )
 
 
-class _Mapping(NamedTuple):
-    start: int
-    end: int
-    offset: int
-    file: bytes  # device and inode; empty: no file backs it
-    is_anonymous: bool
+_Mapping = namedtuple("_Mapping", ["start", "end", "offset", "file", "is_anonymous"])
+"""``file``: device and inode; empty: no file backs it."""
 
 
 class Mappings:

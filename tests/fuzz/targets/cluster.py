@@ -16,9 +16,9 @@ from websocket import ABNF
 from minerwatch.api.port import REPORT_PATH, audience
 from minerwatch.api.snapshot import decode_report
 from minerwatch.config.schema import Culling
+from minerwatch.culling.actions import Actions, ApiRequest
 from minerwatch.culling.lease_budget import BudgetPace, LeaseBudget
 from minerwatch.culling.lease_codec import decoded_lease, lease_state
-from minerwatch.culling.pod_actions import Actions, ApiRequest
 from minerwatch.culling.records import ActionRecord, Moment
 from minerwatch.format import rfc3339
 from minerwatch.kube import client, fleet, pod_exec, pods
@@ -313,7 +313,7 @@ def refusal(data: bytes) -> None:
             is_finite(refused.date_unix_s)
 
 
-@target("culling.pod_actions")
+@target("culling.actions")
 def action_answer(data: bytes) -> None:
     """What is answered to an action, and the pod as it is seen before one."""
     actions = Actions(_api(data), _KEEP)

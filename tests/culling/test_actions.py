@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.config.values import PodLabel
-from minerwatch.culling.decision import Decision, Objection, Reason
-from minerwatch.culling.pod_actions import (
+from minerwatch.culling.actions import (
     Actions,
     ApiRequest,
     SeenPod,
@@ -22,6 +21,7 @@ from minerwatch.culling.pod_actions import (
     planned,
     unlabelling,
 )
+from minerwatch.culling.decision import Decision, Objection, Reason
 from minerwatch.kube.client import ApiError, Cluster
 from minerwatch.kube.pod_parsing import PodFields
 from minerwatch.model import Action, ContainerKey, ProcessId

@@ -1,4 +1,4 @@
-"""Actions on a pod and its processes, and their undo.
+"""Actions on a pod, its processes, a container of an engine or a server of a hub, and their undo.
 
 An action is planned first: a request or a signal that can be shown before it is sent. It has the
 pod's uid and resource version, or pid and start time, as preconditions, so it cannot hit another
