@@ -118,7 +118,9 @@ class _Known:
     sums: dict[ProcessId, _Sum] = field(default_factory=dict)
     processes: dict[ProcessId, _Process] = field(default_factory=dict)
     containers: dict[ContainerKey, _Sum] = field(default_factory=dict)
-    busy: dict[int, dict[ContainerKey, float]] = field(default_factory=dict)  # by whole device
+    busy: dict[int, dict[ContainerKey, float]] = field(  # by whole device
+        default_factory=lambda: defaultdict(lambda: defaultdict(float))
+    )
     container_of: dict[ProcessId, ContainerKey] = field(default_factory=dict)
 
     def on_devices(self) -> tuple[Sequence[GpuDevice], Users]:
@@ -133,11 +135,6 @@ class _Known:
             for key in users if index not in attributed else ():
                 if key is not None and (index, key) not in told:
                     self.containers[key].possible += rate
-
-    def add_busy(self, device: int, container: ContainerKey, share: float) -> None:
-        """Add to the share of a device that a container keeps busy."""
-        shares = self.busy.setdefault(device, {})
-        shares[container] = shares.get(container, 0.0) + share
 
 
 @dataclass(slots=True)
@@ -292,7 +289,7 @@ class Gpus:
             known.sums.setdefault(user.process, _Sum()).add(use)
             known.containers.setdefault(user.container, _Sum()).add(use)
             if use.busy is not None and not sample.devices[use.device].is_split:
-                known.add_busy(use.device, user.container, use.busy)
+                known.busy[use.device][user.container] += use.busy
         self._place_grants(known, named)
         attributed = set()
         for index, device in enumerate(sample.devices):
@@ -307,7 +304,7 @@ class Gpus:
             if device.busy is not None and all(use.busy is None for use, _ in own):
                 attributed.add(index)
                 total.busy = (total.busy or 0.0) + device.busy
-                known.add_busy(index, owner, device.busy)
+                known.busy[index][owner] += device.busy
                 if len({process for _, process in own}) == 1:
                     of_process = known.sums[own[0][1]]
                     of_process.busy = (of_process.busy or 0.0) + device.busy

@@ -22,9 +22,8 @@ def gpu_sentence(status: ContainerStatus) -> str:
         parts.append(f"{gpu.limit:g} requested")
     if gpu.memory_bytes:
         parts.append(f"{byte_size(gpu.memory_bytes)} of their memory")
-    parts.append(f"{gpu.hours:.2f} GPU hours")
-    if gpu.energy_joules:
-        parts.append(f"{gpu.energy_joules / _JOULES_PER_KWH:.2f} kWh")
+    energy = f", {gpu.energy_joules / _JOULES_PER_KWH:.2f} kWh" if gpu.energy_joules else ""
+    parts.append(f"{gpu.hours:.2f} GPU hours{energy} since the agent first saw it")
     return "; ".join(parts)
 
 
