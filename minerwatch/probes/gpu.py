@@ -129,12 +129,15 @@ class _Known:
 
     def add_possible(self, placed: Sequence[tuple[GpuUse, GpuUser]], attributed: set[int]) -> None:
         """Add what containers may use of devices whose rate is not ``attributed`` to one."""
-        told = {(use.device, user.container) for use, user in placed if use.busy is not None}
+        told, untold = (
+            {(use.device, user.container) for use, user in placed if (use.busy is None) is wanted}
+            for wanted in (False, True)
+        )
         for index, (device, users) in enumerate(zip(self.sample.devices, self.users, strict=True)):
             rate = _UNKNOWN_SHARE if device.busy is None else device.busy
             for key in users if index not in attributed else ():
-                if key is not None and (index, key) not in told:
-                    self.containers[key].possible += rate
+                if key is not None and (index, key) not in told - untold:
+                    self.containers[key].possible += max(0.0, rate - self.busy[index][key])
 
 
 @dataclass(slots=True)
@@ -301,13 +304,15 @@ class Gpus:
             total = known.containers[owner]
             total.watts += device.watts or 0.0
             own = [(use, user.process) for use, user in placed if use.device == index]
-            if device.busy is not None and all(use.busy is None for use, _ in own):
+            unknown = {process for use, process in own if use.busy is None}
+            if device.busy is not None and (unknown or not own):
                 attributed.add(index)
-                total.busy = (total.busy or 0.0) + device.busy
-                known.busy[index][owner] += device.busy
-                if len({process for _, process in own}) == 1:
-                    of_process = known.sums[own[0][1]]
-                    of_process.busy = (of_process.busy or 0.0) + device.busy
+                rest = max(0.0, device.busy - known.busy[index][owner])
+                total.busy = (total.busy or 0.0) + rest
+                known.busy[index][owner] += rest
+                if len(unknown) == 1 and rest == device.busy:  # no other one may work for it
+                    of_process = known.sums[unknown.pop()]
+                    of_process.busy = (of_process.busy or 0.0) + rest
         known.add_possible(placed, attributed)
         return known
 

@@ -151,6 +151,20 @@ def test_the_rate_of_a_device_is_never_divided(
     assert world.gpus.process_possible_s[process] == world.gpus.possible_s[A]
 
 
+def test_an_idle_context_beside_one_whose_share_is_not_known_hides_nothing(world: World) -> None:
+    """As of ROCm, whose processes have no share of their own."""
+    miner, decoy = world.add(7, A), world.add(8, A)
+    for _ in range(3):
+        world.tick([7, 0, None, None, 1], [8, 0, None, 0.0, 1])
+    assert world.gpus.facts(miner)["GpuBusy"] == 0.9
+    assert world.gpus.facts(decoy)["GpuBusy"] == 0.0
+    assert world.gpus.container_facts(A)["ContainerGpuBusy"] == 0.9
+    world.add(9, B)
+    world.tick([7, 0, None, None, 1], [8, 0, None, 0.1, 1], [9, 0, None, 0.5, 1])
+    assert world.gpus.container_facts(A)["ContainerGpuBusy"] == 0.1, "shared: nothing is evidence"
+    assert world.gpus.possible_s[A] == pytest.approx(9.0), "but saves no look"
+
+
 def test_what_is_left_out_of_one_device_hides_nothing_of_another(world: World) -> None:
     process = world.add(7, A)
     world.tick([7, 1, None, None, 1], devices=[{**H100, "left_out": 9}, H100])
