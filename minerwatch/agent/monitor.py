@@ -314,5 +314,6 @@ def _gpus(config: Config) -> tuple[Gpus | None, ProbeStatus]:
         samplers.append(ChildSampler(config.node.proc, config.node.sys, of))
     by = "a socket" if socket_path else "dcgm-exporter" if exporter else "a child"
     source = f"{', '.join(sorted(seen))}, by {by}"
-    reader = GpuReader(samplers, with_pipes=config.probes.gpu_pipes)
-    return Gpus(reader), ProbeStatus(name, "", is_wanted, source)
+    interval_s = float(config.interval)
+    reader = GpuReader(samplers, with_pipes=config.probes.gpu_pipes, interval_s=interval_s)
+    return Gpus(reader, interval_s), ProbeStatus(name, "", is_wanted, source)

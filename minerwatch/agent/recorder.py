@@ -14,6 +14,7 @@ import msgspec
 from minerwatch import __version__
 from minerwatch.agent.monitor import MonitoredNode
 from minerwatch.agent.tick import TickSummary
+from minerwatch.api.history import weight
 from minerwatch.api.journal import (
     AgentLine,
     RuleScore,
@@ -91,12 +92,15 @@ class Recorder:
         if self.journal is None:
             return
         before_s, self._tick_s = self._tick_s, summary.at_s
-        if before_s is None or summary.at_s - before_s > self._max_gap_s:
+        begins = before_s is None or summary.at_s - before_s > self._max_gap_s
+        if begins:
             self._begin(summary.at_s, self._node.watch.observations(0))
         for observation in summary.flagged[: _MAX_TRACKED - len(self._flagged)]:
             self._flagged.setdefault(
                 observation.container.key, _Flagged(observation, observation.verdict.level)
             )
+        if begins:
+            return  # what was used up to now is not of this period
         for container, level, cpu_s in summary.flagged_cpu_s:
             flagged = self._flagged.get(container.key)
             if flagged is not None:
@@ -200,7 +204,9 @@ class Recorder:
             each.container.key: max(0.0, each.cpu_s - self._cpu_s.get(each.container.key, 0.0))
             for each in observations
         }
-        flagged = sorted(self._flagged.values(), key=lambda each: (-each.level, -each.cpu_s))
+        flagged = sorted(
+            self._flagged.values(), key=lambda each: (-each.level, -weight(each.cpu_s, each.gpu_s))
+        )
         for each in flagged:  # one that is gone by now has used that at least
             used_s.setdefault(each.observation.container.key, each.cpu_s)
         listed = {

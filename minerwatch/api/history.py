@@ -105,6 +105,7 @@ class NodeHistory(msgspec.Struct, frozen=True, kw_only=True):
     unlisted: int  # incidents beyond the bound of ``incidents``
     unlisted_cpu_hours: float | None
     left_out: int  # changes of level that were not recorded: their owners had too many
+    unlisted_gpu_hours: float = 0.0
     crashes: int = 0  # starts of the agent without a stop before
     lost: dict[str, int] = {}  # reason -> lines not written since the agent's start
     audit: str = ""  # why the audit log was not read; "": it was

@@ -27,6 +27,7 @@ from minerwatch.config.values import Duration, duration_text
 from minerwatch.errors import ConfigError
 from minerwatch.untrusted_text.display import printable
 
+_BY_ENVIRONMENT = ("gpu_socket", "gpu_exporter")
 _KEYS = {
     "rule_folders": "rules",
     "no_kubernetes": "kubernetes.enabled",
@@ -154,9 +155,9 @@ def _sources(context: click.Context, path: Path | None) -> dict[str, str]:
     sources = {key: f"{path}:{line}" for key, line in lines.items()}
     if "node.name" not in sources and os.environ.get("MINERWATCH_NODE"):
         sources["node.name"] = "MINERWATCH_NODE"
-    for place in ("socket", "exporter"):
-        if f"node.gpu_{place}" not in sources and os.environ.get(f"MINERWATCH_GPU_{place.upper()}"):
-            sources[f"node.gpu_{place}"] = f"MINERWATCH_GPU_{place.upper()}"
+    for name in _BY_ENVIRONMENT:
+        if f"node.{name}" not in sources and os.environ.get(f"MINERWATCH_{name.upper()}"):
+            sources[f"node.{name}"] = f"MINERWATCH_{name.upper()}"
     for parameter in context.command.params:
         key = _KEYS.get(parameter.name or "")
         if key is None or not context.params.get(parameter.name or ""):
@@ -168,10 +169,15 @@ def _sources(context: click.Context, path: Path | None) -> dict[str, str]:
 
 
 def _resolved(config: Config) -> Config:
-    """Fill in what the agent takes for an empty name of the node and an empty socket."""
+    """Fill in what the agent takes for what is empty: by default, or by its environment."""
     from minerwatch.agent.monitor import node_name  # with all that an agent is
 
-    node = msgspec.structs.replace(config.node, name=node_name(config))
+    given = {name: os.environ.get(f"MINERWATCH_{name.upper()}", "") for name in _BY_ENVIRONMENT}
+    node = msgspec.structs.replace(
+        config.node,
+        name=node_name(config),
+        **{name: getattr(config.node, name) or value for name, value in given.items()},
+    )
     return msgspec.structs.replace(config, node=node, socket=str(config.socket_path))
 
 

@@ -24,6 +24,12 @@ _KINDS = {
     "object": "a mapping",
     "str": "text",
 }
+_FORMS = {
+    r"'\\S'": "must not be empty",
+    "http://": "expected http://HOST:PORT/metrics",
+    "[A-Za-z]{0,8}": "expected at most eight letters",
+}
+"""Part of a regular expression -> the same in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +168,8 @@ def in_words(error: msgspec.ValidationError) -> tuple[str, str]:
     """Return the key of msgspec's ``… - at `$.node.proc```, and the rest in plain words."""
     text, _, path = str(error).partition(" - at ")
     key = path.strip("`").removeprefix("$").removeprefix(".")
-    if text.endswith(r"matching regex '\\S'"):
-        return key, "must not be empty"
+    if "matching regex" in text:
+        return key, next((words for part, words in _FORMS.items() if part in text), text)
     if text == "Invalid RFC3339 encoded date":
         return key, f"expected {_KINDS['date']}"
     text = re.sub(r"`(\w+)( \| null)?`", _kind_in_words, text)

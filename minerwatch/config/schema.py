@@ -55,7 +55,8 @@ CulledAbuses = Annotated[tuple[CullableAbuse, ...], msgspec.Meta(min_length=1)]
 ActionsPerHour = Annotated[int, msgspec.Meta(ge=0, le=1000)]
 Price = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Currency = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z]{0,8}$")]
-ExporterUrl = Annotated[str, msgspec.Meta(pattern=r"^(http://[^\s/@?#]+(/[^\s?#]*)?)?$")]
+_ADDRESS = r"([^\s/@?#:\[\]]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?"
+ExporterUrl = Annotated[str, msgspec.Meta(pattern=rf"^(http://{_ADDRESS}(/[^\s?#]*)?)?$")]
 CullScore = Annotated[float, msgspec.Meta(ge=90, le=100)]
 
 
@@ -68,7 +69,7 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     units: bool = True  # also watch systemd units, other managers' jobs and the host
     cluster_networks: tuple[Network, ...] = ()  # public addresses of pods, services and partners
     gpu_library: str = ""  # path of NVIDIA's libnvidia-ml.so.1; "": in the usual folders
-    gpu_exporter: ExporterUrl = ""  # of dcgm-exporter on this node, read instead of the driver
+    gpu_exporter: ExporterUrl = ""  # http://… of dcgm-exporter on this node, instead of the driver
     gpu_socket: str = ""  # of a sampler in a container that has NVIDIA's driver; "": none
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from minerwatch.detection.field_types import Field, Source
 
-_GPU = Source("NVML; fdinfo and KFD of AMD and Intel", "the driver; SYS_PTRACE for the files")
+_NEEDS = "the driver; SYS_PTRACE for the files"
+_GPU = Source("NVML; fdinfo and KFD of AMD and Intel", _NEEDS)
+_CONTAINER = Source("NVML or dcgm-exporter; fdinfo and KFD of AMD and Intel", _NEEDS)
 _PODS = Source("the API server", "list and watch on pods (RBAC)")
 
 _PIPES = Source(
@@ -42,7 +44,14 @@ _PIPES_MEASURED = (
 
 GPU_FIELDS = (
     *(
-        Field(name, unit, meaning, _GPU, f"{name}|gte: {least}", dynamic=True)
+        Field(
+            name,
+            unit,
+            meaning,
+            _CONTAINER if name.startswith("Container") else _GPU,
+            f"{name}|gte: {least}",
+            dynamic=True,
+        )
         for name, unit, meaning, least in _MEASURED
     ),
     *(

@@ -24,8 +24,8 @@ import msgspec
 from minerwatch.node.guarded_child import CHILDREN, AnswerLines, GuardedProgram
 from minerwatch.untrusted_text.display import printable
 
-MAX_SILENCE_S = 30.0
-"""After that without an answer, the driver counts as hung."""
+MAX_SILENCE_S, MAX_SILENT_TICKS = 30.0, 3
+"""After the longer of both without an answer, the driver counts as hung."""
 _SEND_S = 0.01
 _MAX_TEXT = 64
 _MAX_REASONS = 32
@@ -240,8 +240,11 @@ class SocketSampler:
 class GpuReader:
     """Ask samplers, one question at a time each; for one thread."""
 
-    def __init__(self, samplers: Sequence[GpuSampler], *, with_pipes: bool = False) -> None:
+    def __init__(
+        self, samplers: Sequence[GpuSampler], *, with_pipes: bool = False, interval_s: float = 0.0
+    ) -> None:
         self._samplers = samplers
+        self._interval_s = interval_s
         self._asked_for: dict[str, Any] = {"pipes": True} if with_pipes else {}
         self._asked_s: list[float | None] = [None] * len(samplers)
         self._is_late = [False] * len(samplers)
@@ -288,7 +291,8 @@ class GpuReader:
         if asked_s is None:
             return None
         answer = sampler.receive()
-        is_late = time.monotonic() - asked_s > MAX_SILENCE_S
+        silence_s = max(MAX_SILENCE_S, MAX_SILENT_TICKS * self._interval_s)
+        is_late = time.monotonic() - asked_s > silence_s
         if answer is None:
             self.failures["timeout"] += is_late and not self._is_late[index]
             self._is_late[index] = is_late

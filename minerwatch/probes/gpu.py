@@ -26,8 +26,8 @@ _NOTABLE_SHARE = 0.05
 _UNKNOWN_SHARE = 0.2
 """Of a device of which nothing is known, counted towards looks for each container on it."""
 _WINDOW_S = 60.0
-_KEPT_S = 35.0
-"""A sample stands for so long; then nothing is known. Also the longest time one is counted for."""
+_KEPT_S, _KEPT_TICKS = 35.0, 3.5
+"""A sample stands for the longer of both; then nothing is known. None is counted for more."""
 
 UserOf = Callable[[int], "GpuUser | None"]
 Named = Callable[[str, str, str], ContainerKey | None]
@@ -118,7 +118,9 @@ class _Known:
     sums: dict[ProcessId, _Sum] = field(default_factory=dict)
     processes: dict[ProcessId, _Process] = field(default_factory=dict)
     containers: dict[ContainerKey, _Sum] = field(default_factory=dict)
-    busy: dict[int, dict[ContainerKey, float]] = field(default_factory=dict)  # by whole device
+    busy: dict[int, dict[ContainerKey, float]] = field(  # by whole device
+        default_factory=lambda: defaultdict(lambda: defaultdict(float))
+    )
     container_of: dict[ProcessId, ContainerKey] = field(default_factory=dict)
 
     def on_devices(self) -> tuple[Sequence[GpuDevice], Users]:
@@ -134,11 +136,6 @@ class _Known:
                 if key is not None and (index, key) not in told:
                     self.containers[key].possible += rate
 
-    def add_busy(self, device: int, container: ContainerKey, share: float) -> None:
-        """Add to the share of a device that a container keeps busy."""
-        shares = self.busy.setdefault(device, {})
-        shares[container] = shares.get(container, 0.0) + share
-
 
 @dataclass(slots=True)
 class _Total:
@@ -151,8 +148,9 @@ class _Total:
 class Gpus:
     """Facts on GPU use; for one thread at a time."""
 
-    def __init__(self, reader: GpuReader) -> None:
+    def __init__(self, reader: GpuReader, interval_s: float = 0.0) -> None:
         self._reader = reader
+        self._kept_s = max(_KEPT_S, _KEPT_TICKS * interval_s)
         self._known: dict[int, _Known] = {}  # by number of the sampler
         self._totals: dict[ContainerKey, _Total] = {}
         self._unplaced = 0
@@ -184,7 +182,7 @@ class Gpus:
             elapsed_s, sole = 0.0, {}
             if before is not None:
                 sole = sole_pipes(known.on_devices(), before.on_devices())
-                elapsed_s = min(max(0.0, sample.at_s - before.sample.at_s), _KEPT_S)
+                elapsed_s = min(max(0.0, sample.at_s - before.sample.at_s), self._kept_s)
             for process, now in known.sums.items():
                 state = (before.processes if before else {}).get(process)
                 state = known.processes[process] = state or _Process(now, sample.at_s)
@@ -201,7 +199,8 @@ class Gpus:
             sums = self._totals.setdefault(key, _Total())
             sums.gpu_s += used_s[key]
             sums.joules += joules[key]
-        for number in [n for n, each in self._known.items() if at_s > each.sample.at_s + _KEPT_S]:
+        old_s = at_s - self._kept_s
+        for number in [n for n, each in self._known.items() if each.sample.at_s < old_s]:
             del self._known[number]
         self.used_s, self.joules = used_s, joules
         self.possible_s, self.process_possible_s = possible_s, process_possible_s
@@ -290,7 +289,7 @@ class Gpus:
             known.sums.setdefault(user.process, _Sum()).add(use)
             known.containers.setdefault(user.container, _Sum()).add(use)
             if use.busy is not None and not sample.devices[use.device].is_split:
-                known.add_busy(use.device, user.container, use.busy)
+                known.busy[use.device][user.container] += use.busy
         self._place_grants(known, named)
         attributed = set()
         for index, device in enumerate(sample.devices):
@@ -305,7 +304,7 @@ class Gpus:
             if device.busy is not None and all(use.busy is None for use, _ in own):
                 attributed.add(index)
                 total.busy = (total.busy or 0.0) + device.busy
-                known.add_busy(index, owner, device.busy)
+                known.busy[index][owner] += device.busy
                 if len({process for _, process in own}) == 1:
                     of_process = known.sums[own[0][1]]
                     of_process.busy = (of_process.busy or 0.0) + device.busy

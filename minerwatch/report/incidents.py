@@ -95,6 +95,7 @@ class _Sums:
     flagged_core_s: float = 0.0
     dropped: set[int] = field(default_factory=set)  # hashes of keys; one may return
     unlisted_h: float = 0.0
+    unlisted_gpu_h: float = 0.0
     left_out: int = 0
     crashes: int = 0
     is_running: bool = False
@@ -137,6 +138,7 @@ def node_history(
         incidents=tuple(_incident(each, of_pod) for each in sums.cases.values()),
         unlisted=len(sums.dropped - {hash(each.place.key) for each in sums.cases.values()}),
         unlisted_cpu_hours=_hours(sums.unlisted_h * 3600),
+        unlisted_gpu_hours=_hours(sums.unlisted_gpu_h * 3600),
         left_out=sums.left_out,
         crashes=sums.crashes,
     )  # fmt: skip
@@ -267,6 +269,7 @@ def _keep_foremost(sums: _Sums) -> None:
             if len(sums.dropped) < _MAX_DROPPED:
                 sums.dropped.add(hash(case.place.key))
             sums.unlisted_h += case.meters[0].total() or 0.0
+            sums.unlisted_gpu_h += case.meters[1].total() or 0.0
 
 
 _Pod = tuple[str, ...]

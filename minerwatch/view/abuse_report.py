@@ -411,6 +411,8 @@ def _notes_of_node(history: NodeHistory, window_s: float) -> Iterator[Note]:
         text = f"{counted(history.unlisted, 'flagged container')} more than are listed"
         if history.unlisted_cpu_hours is not None:
             text += f", with {history.unlisted_cpu_hours:,.1f} CPU hours"
+        if history.unlisted_gpu_hours:
+            text += f", {history.unlisted_gpu_hours:,.1f} GPU hours"
         yield Note(node=node, text=text)
     if history.crashes:
         text = f"the agent crashed or was killed {counted(history.crashes, 'time')}"

@@ -14,16 +14,16 @@ def gpu_sentence(status: ContainerStatus) -> str:
     if gpu is None:
         return ""
     busy = "not known how busy" if gpu.busy is None else f"{gpu.busy:.2f} busy"
-    parts = [f"{busy}, {counted(gpu.devices, 'device')}"]
+    devices = f"{busy}, {counted(gpu.devices, 'device')}"
+    parts = [devices if gpu.devices else "none known to be in use now"]
     if gpu.requested is False:
         parts.append("requested none")
     elif gpu.limit:
         parts.append(f"{gpu.limit:g} requested")
     if gpu.memory_bytes:
         parts.append(f"{byte_size(gpu.memory_bytes)} of their memory")
-    parts.append(f"{gpu.hours:.2f} GPU hours")
-    if gpu.energy_joules:
-        parts.append(f"{gpu.energy_joules / _JOULES_PER_KWH:.2f} kWh")
+    energy = f", {gpu.energy_joules / _JOULES_PER_KWH:.2f} kWh" if gpu.energy_joules else ""
+    parts.append(f"{gpu.hours:.2f} GPU hours{energy} since the agent first saw it")
     return "; ".join(parts)
 
 

@@ -161,8 +161,8 @@ def test_what_gpus_compute_is_read_only_if_it_is_wanted(
 ) -> None:
     asked = []
 
-    def reader(samplers: Sequence[GpuSampler], *, with_pipes: bool) -> GpuReader:
-        asked.append(with_pipes)
+    def reader(samplers: Sequence[GpuSampler], *, with_pipes: bool, interval_s: float) -> GpuReader:
+        asked.append((with_pipes, interval_s))
         return GpuReader(samplers)
 
     monkeypatch.setattr(monitor, "GpuReader", reader)
@@ -170,7 +170,7 @@ def test_what_gpus_compute_is_read_only_if_it_is_wanted(
     probes = replace(FEW.probes, gpu=True, gpu_pipes=is_wanted)
     with opened(Config(node=NodeConfig(gpu_socket="/run/gpu.sock"), probes=probes)):
         pass
-    assert asked == [is_wanted]
+    assert asked == [(is_wanted, 10.0)]
     assert not Config().probes.gpu_pipes
 
 

@@ -140,7 +140,7 @@ def test_cpu_usage_is_written_each_five_minutes_as_means(recording: Recording) -
     first, second = recording.lines(UsageLine)
     assert (first.seconds, second.seconds) == (300, 300)
     assert first.cpu_cores == pytest.approx(2.5)
-    assert second.flagged_cpu_cores == pytest.approx(2.0)
+    assert first.flagged_cpu_cores == second.flagged_cpu_cores == pytest.approx(2.0)
     by_name = {each.pod: each for each in second.containers}
     assert by_name["pod-miner-uid"].cpu_cores == pytest.approx(2.0)
     assert by_name["pod-miner-uid"].level == "likely"
@@ -206,6 +206,15 @@ def test_a_tenant_with_many_flagged_containers_leaves_room_for_others(
     assert len(line.containers) <= 30
     assert "pod-minery-uid" in {each.pod for each in line.containers}
     assert line.left_out == 101 - sum(each.level == "likely" for each in line.containers) >= 81
+
+
+def test_busy_cpus_hide_no_gpu_of_the_same_owner(recording: Recording) -> None:
+    recording.gpus["miner-gpu"] = 1.0
+    flood = {f"miner-{number}": 1.0 for number in range(100)}
+    for _ in ticks(PERIOD_S / 10 + 1):
+        recording.tick(**flood, **{"miner-gpu": 0.1})
+    (line,) = recording.lines(UsageLine)
+    assert [each.gpus for each in line.containers if each.gpus] == [1.0]
 
 
 def test_no_name_makes_a_line_long(recording: Recording) -> None:

@@ -75,6 +75,7 @@ def test_show_has_every_setting_with_its_source(
         MINERWATCH_AGENT_LISTEN=":99",
         MINERWATCH_RULES=str(tmp_path),
         MINERWATCH_NODE="n1",
+        MINERWATCH_GPU_EXPORTER="http://gpu:9400/metrics",
     )
     shown = {each["key"]: (each["value"], each["source"]) for each in json.loads(result.stdout)}
     assert shown["interval"] == ("5s", f"{path}:1")
@@ -82,6 +83,9 @@ def test_show_has_every_setting_with_its_source(
     assert shown["listen"] == (":99", "MINERWATCH_AGENT_LISTEN")
     assert shown["rules"] == (["/a", str(tmp_path)], f"{path}:4, MINERWATCH_RULES")
     assert shown["node.name"] == ("n1", "MINERWATCH_NODE")
+    exporter = "http://gpu:9400/metrics", "MINERWATCH_GPU_EXPORTER"
+    assert shown["node.gpu_exporter"] == exporter
+    assert shown["node.gpu_socket"] == ("", "default")
     assert shown["kubernetes.enabled"] == (False, "--no-kubernetes")
     assert shown["culling.hold"] == ("5m", "default")
 

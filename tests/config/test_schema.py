@@ -231,6 +231,14 @@ def test_wrong_settings_of_culling_are_refused(text: str, said: str) -> None:
         culling(text)
 
 
+@pytest.mark.parametrize(
+    "address", ["https://node:9400/", "node:9400", "http://node:port/", "http://fd00::7:9400/"]
+)
+def test_an_exporter_that_could_not_be_read_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"node\.gpu_exporter: expected http://HOST:PORT/metrics"):
+        parse({"node": {"gpu_exporter": address}}, "c.yaml")
+
+
 @pytest.mark.parametrize("pattern", ["*", "**", "?*"])
 @pytest.mark.parametrize("setting", ["platform_namespaces", "hub_namespaces"])
 def test_no_setting_takes_all_tenants_for_a_platform(setting: str, pattern: str) -> None:

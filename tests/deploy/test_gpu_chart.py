@@ -192,7 +192,11 @@ def test_by_dcgm_exporter_there_is_no_sampler_and_the_agent_may_reach_it(kuberne
 
 @pytest.mark.parametrize(
     ("url", "port"),
-    [("http://exporter.gpu-operator/metrics", 80), ("http://[fd00::7]:9401/", 9401)],
+    [
+        ("http://exporter.gpu-operator/metrics", 80),
+        ("http://[fd00::7]:9401/", 9401),
+        ("http://[$(NODE_IP)]:9400/metrics", 9400),
+    ],
 )
 def test_the_port_of_the_exporter_is_in_the_network_policy(url: str, port: int) -> None:
     options = ("--set=gpu.access=dcgm", f"--set-string=gpu.exporter={url}")
@@ -230,6 +234,7 @@ def test_clients_services_and_policies_find_both() -> None:
         (("--set=gpu.access=dcgm",), "gpu.exporter"),
         (("--set=gpu.access=dcgm", "--set=gpu.exporter=file:///etc/passwd"), "gpu"),
         (("--set=gpu.access=dcgm", "--set=gpu.exporter=http://user@evil/"), "gpu"),
+        (("--set=gpu.access=dcgm", "--set=gpu.exporter=http://node:port/"), "gpu"),
         (("--set=gpu.library=/etc/passwd",), "gpu"),
         (('--set-json=gpu.nodes={"nvidia.com/gpu.present":null}',), "gpu"),
     ],

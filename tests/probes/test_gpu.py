@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -221,6 +222,23 @@ def test_instances_of_two_containers_are_apart_and_earn_some_looks(world: World)
         assert facts["ContainerGpuHours"] == 0.0
         assert 0 < world.gpus.possible_s[key] < TICK_S
         assert world.gpus.is_notable(key)
+
+
+def test_an_agent_that_seldom_ticks_knows_what_was_answered_at_the_last_tick(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    sampler = Scripted()
+    gpus = Gpus(GpuReader([sampler], interval_s=120.0), interval_s=120.0)
+    user = GpuUser(ProcessId(7, 0), 0.0, A)
+    for _ in range(3):
+        gpus.tick(now_s, (), lambda _pid: user)
+        sampler.answers.append(answer(at_s=now_s, devices=[H100], uses=[[7, 0, None, 1.0, 1]]))
+        now_s += 120.0
+    gpus.tick(now_s, (), lambda _pid: user)
+    assert gpus.container_facts(A)["ContainerGpuHours"] == pytest.approx(240 / 3600)
+    assert gpus.facts(user.process)["GpuBusyFor"] == 240.0
 
 
 def test_what_a_driver_no_longer_says_is_no_longer_known(world: World) -> None:

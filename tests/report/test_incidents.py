@@ -132,12 +132,13 @@ def test_gpu_hours_and_energy_are_of_what_is_recorded_and_else_unknown() -> None
 def test_of_too_many_a_miner_on_a_gpu_stays_whose_cpu_is_idle() -> None:
     lines: list[AnyLine] = []
     for number in range(2 * MAX_INCIDENTS):
-        busy = Usage(key=f"k{number}", container="c", level="likely", cpu_cores=1.0)
+        busy = Usage(key=f"k{number}", container="c", level="likely", cpu_cores=1.0, gpus=0.01)
         lines.append(usage(SINCE_S + 300 * (number + 1), 300.0, busy))
     on_gpu = Usage(key="gpu", container="c", level="likely", cpu_cores=0.01, gpus=1.0)
     found = node_history([*lines[:700], usage(SINCE_S + 300 * 700.5, 150.0, on_gpu), *lines[701:]],
                          SINCE_S, UNTIL_S)  # fmt: skip
     assert found.unlisted
+    assert found.unlisted_gpu_hours > 0
     assert "gpu" in {each.key for each in found.incidents}
 
 

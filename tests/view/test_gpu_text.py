@@ -50,14 +50,21 @@ def test_a_cell(gpu: Facts, cell: str) -> None:
     assert gpus(status(gpu)) == cell
 
 
+def test_a_container_that_has_used_a_gpu_and_uses_none_now() -> None:
+    assert gpu_sentence(status({"ContainerGpuHours": 5.0, "ContainerGpuDevices": 0})) == (
+        "none known to be in use now; 5.00 GPU hours since the agent first saw it"
+    )
+
+
 def test_a_sentence() -> None:
     assert gpu_sentence(status({})) == ""
     assert gpu_sentence(status({**MEASURED, "GpuRequested": False})) == (
-        "0.97 busy, 1 device; requested none; 68 GiB of their memory; 26.50 GPU hours; 10.00 kWh"
+        "0.97 busy, 1 device; requested none; 68 GiB of their memory; 26.50 GPU hours,"
+        " 10.00 kWh since the agent first saw it"
     )
     assert gpu_sentence(
         status({"ContainerGpuHours": 0.0, "ContainerGpuDevices": 2, "ContainerGpuLimit": 2.0})
-    ) == ("not known how busy, 2 devices; 2 requested; 0.00 GPU hours")
+    ) == ("not known how busy, 2 devices; 2 requested; 0.00 GPU hours since the agent first saw it")
 
 
 def test_the_snapshot_has_it() -> None:

@@ -28,9 +28,15 @@ _BUSY, _ACTIVE = "DCGM_FI_DEV_GPU_UTIL", "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
 _WATTS, _MEMORY = "DCGM_FI_DEV_POWER_USAGE", "DCGM_FI_DEV_FB_USED"
 _NAMES = "|".join((_BUSY, _ACTIVE, _WATTS, _MEMORY))
 _SERIES = re.compile(
-    rf"^({_NAMES})\{{([^\n]{{0,4000}})\}} ([0-9.eE+-]{{1,32}})", re.MULTILINE
-)  # fmt: skip
-_LABEL = re.compile(r'(\w{1,40})="([^"\\]{0,256})"')
+    rf'^({_NAMES})\{{(?:gpu="[^"\n]*",)?UUID="([^"\n]+)"(?:,(?:pci_bus_id|device)="[^"\n]*")*'
+    r'(?:,modelName="([^"\n]*)")?(?:,GPU_I_PROFILE="[^"\n]*",GPU_I_ID="([^"\n]*)")?'
+    r"([^\n]*)\} ([0-9.eE+-]{1,32})",
+    re.MULTILINE,
+)
+"""A device's own labels are the first. Labels of the pod may follow, under names that its tenant
+chooses, these included; the pod's names are the last."""
+_MAX_LABELS = 4000  # characters, from the end
+_LABEL = re.compile(r',(\w{1,40})="([^"\\]{0,256})"')
 _KUBERNETES_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _NOT_PLAIN = re.compile(r"[^ -~]")
 _MAX_TEXT = 64
@@ -41,10 +47,10 @@ _Pod = tuple[str, str, str]
 class _Device:
     """A device, or an instance of one (MIG)."""
 
-    def __init__(self, labels: dict[str, str]) -> None:
-        self.uuid = labels.get("UUID", "")
-        self.instance = labels.get("GPU_I_ID", "")
-        self.name = labels.get("modelName", "")
+    def __init__(self, uuid: str, instance: str, name: str) -> None:
+        self.uuid = uuid
+        self.instance = instance
+        self.name = name
         self.figures: dict[str, float] = {}
         self.pods: dict[_Pod, None] = {}
 
@@ -64,29 +70,35 @@ def parsed(text: str) -> dict[str, Any]:
     """Return the devices and their pods in the text of a scrape."""
     found: dict[tuple[str, str], _Device] = {}
     driver = ""
-    for metric, labels_text, value in _SERIES.findall(text):
-        labels = dict(_LABEL.findall(labels_text))
-        device = _Device(labels)
-        key = device.uuid, device.instance
+    for metric, uuid, name, instance, labels_text, value in _SERIES.findall(text):
+        labels = dict(_LABEL.findall(labels_text[-_MAX_LABELS:]))
+        key = uuid, instance
         if key not in found and len(found) < MAX_DEVICES:
-            found[key] = device
+            found[key] = _Device(uuid, instance, name)
         if key in found:
             driver = driver or labels.get("DCGM_FI_DRIVER_VERSION", "")
             _add(found[key], metric, labels, value)
     split = {uuid for uuid, instance in found if instance}
-    devices: list[dict[str, Any]] = []
-    pods: list[list[Any]] = []
-    for number, device in enumerate(found.values()):
-        listed = [*device.pods][: MAX_PODS - len(pods)]
-        pods += [[number, *pod, _memory_bytes(device)] for pod in listed]
-        is_split = not device.instance and device.uuid in split
-        left_out = len(device.pods) - len(listed)
-        devices.append({**device.shown(), "is_split": is_split, "left_out": left_out})
+    devices = [*found.values()]
+    pods = sorted(  # of each device in turn
+        (rank, number, pod)
+        for number, device in enumerate(devices)
+        for rank, pod in enumerate(device.pods)
+    )
+    left_out = Counter(number for _, number, _ in pods[MAX_PODS:])
     return {
         "sources": [f"dcgm {_NOT_PLAIN.sub('?', driver)}"[:_MAX_TEXT].strip()] if devices else [],
-        "devices": devices,
-        "pods": pods,
-        "left_out": sum(each["left_out"] for each in devices),
+        "devices": [
+            {
+                **each.shown(),
+                "is_split": not each.instance and each.uuid in split,
+                "left_out": left_out[number],
+            }
+            for number, each in enumerate(devices)
+        ],
+        "pods": [
+            [number, *pod, _memory_bytes(devices[number])] for _, number, pod in pods[:MAX_PODS]
+        ],
     }
 
 

@@ -29,7 +29,7 @@ from minerwatch.node.children.gpu_nvml import Device, Use
 DRIVERS = frozenset(("amdgpu", "i915", "xe"))
 _MAX_DEVICES = 64
 MAX_FILES = 256
-"""Open files of one process that are looked through at a time; the next ones at its next turn."""
+"""Open files of one thread that are looked through at a time; of more, others at its next turn."""
 MAX_CLIENTS = 16
 """Of one process, those that have worked most."""
 MAX_THREADS = 4096
@@ -152,7 +152,6 @@ class DrmFiles:
         self._sys = sys
         self._failures = failures
         self._known: dict[int, list[_File]] = {}  # PID -> open files that are clients
-        self._next: dict[str, int] = {}  # folder of a thread with many files -> where to go on
         self._before: dict[tuple[str, int], tuple[float, Reading]] = {}
         self._energy: dict[str, tuple[float, int]] = {}
 
@@ -213,27 +212,17 @@ class DrmFiles:
         except OSError:
             return  # it has exited, or may not be read
         if len(others) > 1:  # a thread may have files of its own: unshare(2)
-            yield from self._part(others[int.from_bytes(os.urandom(4)) % len(others)])
+            yield from self._part(others[_chance(len(others))])
 
     def _part(self, place: str) -> Iterator[_File]:
-        """Yield the next open files of a thread; of one that has few, all."""
-        start = self._next.pop(place, 0)
-        if start:
-            size = re.search(r"^FDSize:\t(\d{1,9})$", _text(f"{place}/status"), re.MULTILINE)
-            end = min(int(size[1]) if size else 0, _MAX_NUMBER)
-            if start + MAX_FILES < end:
-                self._next[place] = start + MAX_FILES
-            yield from ((place, each) for each in range(start, min(start + MAX_FILES, end)))
-            return
-        try:
-            with os.scandir(f"{place}/fd") as files:
-                found = [int(each.name) for each in islice(files, MAX_FILES + 1)]
-        except OSError:
-            return
+        """Yield open files of a thread; of one that has many, some that follow a random number."""
+        found = _open_files(f"{place}/fd", 0)
         if len(found) > MAX_FILES:
             self._failures["open_files"] += 1
-            self._next[place] = max(found[:MAX_FILES]) + 1
-            self._next = dict([*self._next.items()][-MAX_KNOWN:])
+            size = re.search(r"^FDSize:\t(\d{1,9})$", _text(f"{place}/status"), re.MULTILINE)
+            found = _open_files(
+                f"{place}/fd", _chance(min(int(size[1]) if size else 1, _MAX_NUMBER))
+            )
         yield from ((place, each) for each in found[:MAX_FILES])
 
     def _is_drm(self, file: _File) -> bool:
@@ -300,6 +289,27 @@ class DrmFiles:
                     drawn = uses[pci].get(pid)
                     busy = (drawn.busy if drawn else None) or None
                     uses[pci][pid] = Use(pid, None, busy, memory_bytes)
+
+
+def _open_files(folder: str, first: int) -> list[int]:
+    """Return the numbers of some open files from ``first`` on; empty if they may not be read."""
+    try:
+        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return []
+    try:
+        if first:  # offsets in /proc/PID/fd are numbers of files, after the two dots
+            os.lseek(place, first + 2, os.SEEK_SET)
+        with os.scandir(place) as files:
+            return [int(each.name) for each in islice(files, MAX_FILES + 1)]
+    except OSError:
+        return []
+    finally:
+        os.close(place)
+
+
+def _chance(end: int) -> int:
+    return int.from_bytes(os.urandom(4)) % max(1, end)
 
 
 def owner_of(proc: str, pid: int) -> str:

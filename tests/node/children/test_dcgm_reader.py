@@ -52,7 +52,8 @@ def test_a_device_and_the_pod_that_was_given_it() -> None:
 
 
 def test_instances_have_their_own_rate_and_no_power() -> None:
-    mig = f'{A100},GPU_I_PROFILE="3g.40gb",GPU_I_ID="1",{EVE}'
+    own, driver = A100.rsplit(",", 1)
+    mig = f'{own},GPU_I_PROFILE="3g.40gb",GPU_I_ID="1",Hostname="n",{driver},{EVE}'
     whole, part = sample(
         f"DCGM_FI_DEV_POWER_USAGE{{{A100}}} 300\n"
         f"DCGM_FI_DEV_POWER_USAGE{{{mig}}} 300\nDCGM_FI_DEV_GPU_UTIL{{{mig}}} 90\n"
@@ -71,6 +72,24 @@ def test_a_device_of_several_pods_has_all_and_its_memory_is_of_none() -> None:
     ]
 
 
+def test_labels_of_a_pod_move_it_to_no_other_device_and_name_no_other_pod() -> None:
+    """Where the exporter copies pods' labels, a tenant chooses names and values of some."""
+    planted = 'GPU_I_ID="7",GPU_I_PROFILE="1g.5gb",UUID="GPU-b",modelName="x",pod="jupyter-bob"'
+    own, driver = A100.rsplit(",", 1)
+    long = ",".join(f'l{number}="{"v" * 63}"' for number in range(999))
+    for labels in (f"{own},{planted},{driver}", f"{A100},{planted},{long}"):
+        found = sample(f'DCGM_FI_DEV_GPU_UTIL{{gpu="0",{labels},{EVE}}} 98\n')
+        assert [(each.id, each.busy, each.name) for each in found.devices] == [
+            ("GPU-a", 0.98, "NVIDIA A100")
+        ]
+        assert [each.pod for each in found.grants] == ["jupyter-eve"]
+
+
+def test_a_series_without_a_device_is_no_device() -> None:
+    old = 'gpu="0",uuid="GPU-a",UUID="GPU-b",pod_name="jupyter-eve",pod="jupyter-bob"'
+    assert sample(f"DCGM_FI_DEV_GPU_UTIL{{{old}}} 98\n").devices == ()
+
+
 @pytest.mark.parametrize("value", ["NaN", "+Inf", "-1", "1e400", "x"])
 def test_no_figure_is_made_of_what_is_none(value: str) -> None:
     found = sample(f"DCGM_FI_DEV_GPU_UTIL{{{A100},{EVE}}} {value}\n")
@@ -85,7 +104,8 @@ def test_an_exporter_that_names_thousands_is_bounded() -> None:
     )
     found = parsed("".join(lines))
     assert (len(found["devices"]), len(found["pods"])) == (MAX_DEVICES, MAX_PODS)
-    assert found["left_out"] == sum(each["left_out"] for each in found["devices"]) > 0
+    assert len({number for number, *_ in found["pods"]}) == MAX_DEVICES, "each has some"
+    assert all(each["left_out"] > 0 for each in found["devices"]), "so that none is of one alone"
     assert len(msgspec.json.encode(found)) < MAX_LINE_BYTES - 2000
 
 

@@ -140,22 +140,23 @@ def test_power_is_a_gauge_or_the_energy_between_two_readings(roots: Roots) -> No
     assert [device.watts for device, _ in roots.files.read(())] == [250.0, 50.0]
 
 
-def test_a_device_behind_many_files_is_found_at_a_later_turn_and_then_read_each_time(
-    roots: Roots, monkeypatch: pytest.MonkeyPatch
+def test_a_device_with_a_high_number_behind_many_files_is_found_at_some_turn(
+    roots: Roots, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """By this process: /proc skips numbers that are not open, however many."""
+    asked = []
     monkeypatch.setattr(gpu_files, "MAX_FILES", 4)
+    monkeypatch.setattr(gpu_files, "is_drm", lambda path, **_: asked.append(path))
+    monkeypatch.setattr(os, "urandom", lambda size: (700).to_bytes(size))
     make_card(roots.sys)
-    (roots.proc / "7/fd").mkdir(parents=True)
-    for number in range(5):
-        (roots.proc / "7/fd" / str(number)).symlink_to("/dev/null")
-    assert roots.uses(7) == {}
-    assert roots.failures["open_files"] == 1
-    (roots.proc / "7/status").write_text("Name:\ta\nFDSize:\t64\n")
-    client(roots, 7, 41, "1", engine_gfx="0 ns")
-    for _ in range(12):
-        roots.uses(7)
-    client(roots, 7, 41, "1", engine_gfx="5000000000 ns")
-    assert roots.uses() == {7: (0.5, None)}
+    with (tmp_path / "device").open("w") as opened:
+        os.dup2(opened.fileno(), 900)
+        try:
+            DrmFiles("/proc", str(roots.sys), roots.failures).read([os.getpid()])
+        finally:
+            os.close(900)
+    assert f"/proc/{os.getpid()}/fd/900" in asked
+    assert roots.failures["open_files"] >= 1
 
 
 def test_of_many_clients_those_that_work_are_read(
