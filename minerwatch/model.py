@@ -355,7 +355,6 @@ class PodContainer:
     image: str
     image_digest: str  # "sha256:…"; "" if unknown
     kind: PodContainerKind
-    cpu_request_cores: float | None
     cpu_limit_cores: float | None
     gpus: float | None = 0.0  # requested, or a share of one; None: it claims devices by name
 
@@ -380,7 +379,6 @@ class Pod:
     node: str
     created_unix_s: float
     phase: str  # Pending, Running, Succeeded, Failed, Unknown
-    qos: str  # Guaranteed, Burstable, BestEffort
     priority_class: str
     service_account: str
     labels: Mapping[str, str]

@@ -44,7 +44,6 @@ def make_pod(name: str = "jupyter-eve", uid: str = "uid-1", **changes: Any) -> P
         node="node-1",
         created_unix_s=0.0,
         phase="Running",
-        qos="Burstable",
         priority_class="",
         service_account="default",
         labels={},
@@ -63,7 +62,7 @@ def make_pod_container(
 ) -> PodContainer:
     """A pod's main container."""
     kind = PodContainerKind.MAIN
-    return replace(PodContainer(container_id, name, "image:1", "", kind, None, None), **changes)
+    return replace(PodContainer(container_id, name, "image:1", "", kind, None), **changes)
 
 
 def make_container(container_id: str = "c1", pod_uid: str = "uid-1", **changes: Any) -> Container:

@@ -659,7 +659,6 @@ class Cluster(RuleBasedStateMachine):
             node=node,
             created_unix_s=START_UNIX_S + self.true_s,
             phase="Running",
-            qos="Burstable",
             priority_class="system-node-critical" if kind == "critical" else "",
             service_account="default",
             labels={} if kind == "unselected" else {"component": "singleuser-server"},
@@ -667,7 +666,7 @@ class Cluster(RuleBasedStateMachine):
             environment={},
             owners=_owners(kind),
             containers=(
-                PodContainer(f"c-{uid}", "notebook", "i", "", PodContainerKind.MAIN, None, None),
+                PodContainer(f"c-{uid}", "notebook", "i", "", PodContainerKind.MAIN, None),
             ),
             mirror_uid=f"mirror-{uid}" if kind == "static" else "",
             is_ending=False,

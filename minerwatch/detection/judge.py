@@ -210,11 +210,6 @@ def announced_levels(verdict: Verdict) -> dict[Abuse, Level]:
     }
 
 
-def announced_level(verdict: Verdict) -> Level:
-    """Return the level without experimental rules; clear only when the verdict is."""
-    return max(announced_levels(verdict).values(), default=Level.CLEAR)
-
-
 CULLABLE = frozenset(Abuse(each.value) for each in CullableAbuse)
 
 POD_COUNTERS = frozenset(

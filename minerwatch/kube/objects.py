@@ -129,7 +129,6 @@ class PodStatus(_Object):
     """``status`` of a pod."""
 
     phase: str | None = None
-    qos_class: str | None = None
     container_statuses: list[ContainerStatus] | None = None
     init_container_statuses: list[ContainerStatus] | None = None
     ephemeral_container_statuses: list[ContainerStatus] | None = None

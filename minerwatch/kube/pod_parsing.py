@@ -101,7 +101,6 @@ class PodParser:
             node=share(spec.node_name or ""),
             created_unix_s=created_unix_s,
             phase=share(status.phase or ""),
-            qos=share(status.qos_class or ""),
             priority_class=share(spec.priority_class_name or ""),
             service_account=share(spec.service_account_name or ""),
             labels=self._labels(metadata.labels or {}),
@@ -171,7 +170,6 @@ class PodParser:
             image=self._share(container.image or ""),
             image_digest=self._share(digest[0] if digest else ""),
             kind=kind,
-            cpu_request_cores=_cores(resources.requests),
             cpu_limit_cores=_cores(resources.limits),
             gpus=None if resources.claims else _gpus(resources),
         )

@@ -185,7 +185,6 @@ class HostView:
             node=self._node,
             created_unix_s=self._first_unix_s(container),
             phase="Paused" if found and found.is_paused else "Running",
-            qos="",
             priority_class="",
             service_account=user,
             labels=labels,
@@ -264,6 +263,5 @@ def _pod_container(container: Container, name: str, found: EngineContainer | Non
         image=found.image if found else "",
         image_digest="",
         kind=PodContainerKind.MAIN,
-        cpu_request_cores=None,
         cpu_limit_cores=None,
     )

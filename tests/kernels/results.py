@@ -20,6 +20,8 @@ _HEAD = (
     *("RandomX", "by these rules", "a tick", "memory", "run"),
 )
 
+_WHATEVER_THE_KERNEL = ("switched off", "this kernel knows no GPU")
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -124,7 +126,11 @@ def _cells(result: Result) -> list[str]:
     run = f"{result.date}, {result.accelerator}"
     if result.failure:
         return [name, result.layout, "", result.failure, *[""] * (len(_HEAD) - 5), run]
-    off = [f"{each.name}: {each.reason}" for each in result.probes if each.state != "on"]
+    off = [
+        f"{each.name}: {each.reason}"
+        for each in result.probes
+        if each.state != "on" and not each.reason.startswith(_WHATEVER_THE_KERNEL)
+    ]
     return [
         name,
         result.layout,

@@ -126,7 +126,6 @@ def test_all_that_is_used_is_kept_and_nothing_else() -> None:
         node="n1",
         created_unix_s=1795428000.0,
         phase="Running",
-        qos="Burstable",
         priority_class="low",
         service_account="default",
         labels={"component": "singleuser-server", "team": "x"},
@@ -135,12 +134,12 @@ def test_all_that_is_used_is_kept_and_nothing_else() -> None:
         owners=(OwnerReference("ReplicaSet", "web-5d4f", "u-1", is_controller=True),),
         containers=(
             PodContainer(
-                "c1", "notebook", "quay.io/a/b:1", DIGEST, PodContainerKind.MAIN, 0.25, 2.0, 1.0
+                "c1", "notebook", "quay.io/a/b:1", DIGEST, PodContainerKind.MAIN, 2.0, 1.0
             ),
-            PodContainer("", "side", "s", "", PodContainerKind.MAIN, None, None),
-            PodContainer("c2", "setup", "busybox", "", PodContainerKind.INIT, None, None),
-            PodContainer("c3", "proxy", "envoy", DIGEST, PodContainerKind.SIDECAR, None, None),
-            PodContainer("", "debugger", "busybox", "", PodContainerKind.EPHEMERAL, None, None),
+            PodContainer("", "side", "s", "", PodContainerKind.MAIN, None),
+            PodContainer("c2", "setup", "busybox", "", PodContainerKind.INIT, None),
+            PodContainer("c3", "proxy", "envoy", DIGEST, PodContainerKind.SIDECAR, None),
+            PodContainer("", "debugger", "busybox", "", PodContainerKind.EPHEMERAL, None),
         ),
         mirror_uid="",
         is_ending=False,

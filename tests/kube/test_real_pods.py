@@ -193,7 +193,6 @@ def test_a_container_is_known_by_the_id_that_its_runtime_gave_it(
         assert (pod.uid, pod.node) == (agent_pod["metadata"]["uid"], node)
         assert (container.name, container.cpu_limit_cores) == ("agent", 0.2)
         assert pod.annotations["hub.jupyter.org/username"] == "ada@example.org"
-        assert pod.qos == agent_pod["status"]["qosClass"]
         assert not any(pods.failures.values())
     finally:
         pods.close()

@@ -128,9 +128,8 @@ def _is_bounded(found: Pod) -> None:
         is_unicode(text)
         assert len(text) <= MAX_VALUE_CHARS
     for container in found.containers:
-        for cores in (container.cpu_request_cores, container.cpu_limit_cores):
-            if cores is not None:
-                is_finite(cores)
+        if container.cpu_limit_cores is not None:
+            is_finite(container.cpu_limit_cores)
 
 
 @target("kube.pod_parsing")
