@@ -55,7 +55,7 @@ from minerwatch.model import (
 from tests.examples import examples
 
 STEPS = 50
-EXAMPLES = examples(250)
+EXAMPLES = examples(500)
 INTERVAL_S = 10.0
 START_UNIX_S = datetime(2027, 1, 14, 20, tzinfo=UTC).timestamp()
 LAST_DAY = date(2027, 1, 14)  # of the exemption: four hours after the start it is over

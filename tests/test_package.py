@@ -114,6 +114,7 @@ def test_the_wheel_runs_in_an_empty_environment(wheel: Path, tmp_path: Path) -> 
     _output(run("minerwatch", "top", "--once", "--local"))
 
 
+@pytest.mark.nightly
 def test_the_wheel_alone_is_the_client(wheel: Path, tmp_path: Path) -> None:
     run = _installed(wheel, "", tmp_path)
     names = ", ".join(map(repr, sorted(AGENT_MODULES)))

@@ -630,7 +630,11 @@ _RANDOMX_CPU_S = 60.0
 """Within so much CPU time RandomX is told, however little of a CPU it gets."""
 
 
-@pytest.mark.parametrize("options", [["1"], ["2"]], ids=["1 thread", "2 threads"])
+@pytest.mark.parametrize(
+    "options",
+    [["1"], pytest.param(["2"], marks=pytest.mark.nightly)],
+    ids=["1 thread", "2 threads"],
+)
 def test_a_renamed_miner_is_likely_by_how_it_rounds(
     matcher: Matcher, folder: Path, cgroups: CgroupFolders, programs: Programs, options: list[str]
 ) -> None:

@@ -214,6 +214,7 @@ def test_an_agent_that_has_lost_its_api_server_says_so_and_stays_ready(
     _until_top_says(agent, "the pods of this node are not up to date")
 
 
+@pytest.mark.nightly
 def test_an_agent_that_is_told_a_wrong_node_says_so(agent: RunningAgent) -> None:
     def reasons() -> list[str]:
         return [str(line.get("reason")) for line in agent.lines()]
@@ -272,6 +273,7 @@ def test_an_api_server_that_is_away_stops_nothing(agent: RunningAgent, api: ApiS
     eventually(lambda: api.stream_count > 0, "the watch has not come back")
 
 
+@pytest.mark.nightly
 def test_the_owner_is_told_when_it_is_suspected_and_when_it_is_clear(
     agent: RunningAgent, api: ApiServer, cgroups: CgroupFolders
 ) -> None:

@@ -277,7 +277,15 @@ def test_no_path_of_the_builder_is_in_the_objects() -> None:
         assert str(BPF_FOLDER.parent).encode() not in built.read_bytes()
 
 
-@pytest.mark.parametrize("options", [["1"], ["2"], ["1", "nojit"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["1"],
+        pytest.param(["2"], marks=pytest.mark.nightly),
+        pytest.param(["1", "nojit"], marks=pytest.mark.nightly),
+    ],
+    ids=" ".join,
+)
 def test_randomx_is_told_by_how_it_rounds(
     iterator: TaskIterator, reader: ProcessReader, options: list[str]
 ) -> None:

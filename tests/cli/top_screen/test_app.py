@@ -99,9 +99,16 @@ def test_selection_and_scroll_stay_while_rows_come_and_go() -> None:
     run(watched, scenario)
 
 
+MORE_SORTS = (("H", "hours"), ("L", "limit"), ("N", "name"), ("O", "owner"))
+
+
 @pytest.mark.parametrize(
     ("key", "sort"),
-    [("C", "cpu"), ("H", "hours"), ("L", "limit"), ("A", "age"), ("N", "name"), ("O", "owner")],
+    [
+        ("C", "cpu"),
+        ("A", "age"),
+        *(pytest.param(*each, marks=pytest.mark.nightly) for each in MORE_SORTS),
+    ],
 )
 def test_shift_and_a_letter_sort_the_second_time_the_other_way_round(key: str, sort: str) -> None:
     async def scenario(screen: Driven) -> None:
@@ -117,6 +124,7 @@ def test_shift_and_a_letter_sort_the_second_time_the_other_way_round(key: str, s
     run(node(), scenario)
 
 
+@pytest.mark.nightly
 def test_s_asks_by_what_to_sort_and_takes_no_for_an_answer() -> None:
     async def scenario(screen: Driven) -> None:
         await screen.press("s")
@@ -147,6 +155,7 @@ def test_the_filter_follows_each_letter_and_escape_ends_it() -> None:
     run(node(), cleared)
 
 
+@pytest.mark.nightly
 def test_keys_that_follow_the_slash_at_once_are_letters() -> None:
     async def scenario(screen: Driven) -> None:
         await screen.pilot.press("slash", "q", "s", "k")
@@ -255,6 +264,7 @@ def test_help_and_nodes_are_pages_that_q_leaves() -> None:
     run(cluster(), scenario)
 
 
+@pytest.mark.nightly
 def test_the_help_names_every_key_of_the_table() -> None:
     async def scenario(screen: Driven) -> None:
         bound = {key for key, *_ in screen.app.screen.active_bindings.items()}
@@ -268,6 +278,7 @@ def test_the_help_names_every_key_of_the_table() -> None:
     run(node(), scenario, (120, 90))
 
 
+@pytest.mark.nightly
 def test_the_palette_finds_every_command_and_themes() -> None:
     async def scenario(screen: Driven) -> None:
         await screen.press("ctrl+p", *"cpu hours", "enter")
@@ -293,6 +304,7 @@ def test_the_footer_names_the_keys_and_is_clicked() -> None:
     run(node(), scenario)
 
 
+@pytest.mark.nightly
 def test_text_that_was_selected_is_copied_else_the_screen_is_left() -> None:
     written: list[str] = []
 
@@ -692,7 +704,17 @@ def test_before_the_first_answer_it_says_whom_it_asks() -> None:
 # Sizes and terminals.
 
 
-@pytest.mark.parametrize("size", [(80, 24), (200, 60), (40, 10), (20, 5), (10, 3), (300, 100)])
+MORE_SIZES = ((200, 60), (40, 10), (20, 5), (300, 100))
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        (80, 24),
+        (10, 3),
+        *(pytest.param(each, marks=pytest.mark.nightly) for each in MORE_SIZES),
+    ],
+)
 def test_it_fits_any_terminal(size: tuple[int, int]) -> None:
     async def scenario(screen: Driven) -> None:
         for pressed in (
@@ -731,6 +753,7 @@ def test_it_follows_a_resize() -> None:
     run(cluster(), scenario)
 
 
+@pytest.mark.nightly
 def test_a_terminal_without_unicode_gets_ascii() -> None:
     async def scenario(screen: Driven) -> None:
         for pressed in ((), ("enter",), ("escape", "t"), ("question_mark",), ("q", "n")):
