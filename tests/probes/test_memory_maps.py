@@ -20,7 +20,8 @@ def test_mappings_come_when_they_come() -> None:
         return bool(probe.facts(me()))
 
     until(has_come)
-    assert probe.facts(me()).keys() == {"JitMiB", "LargestAnonymousMiB", "LargestFileMiB"}
+    found = probe.facts(me()).keys() - {"GpuLibraries"}  # other tests here load a library of GPUs
+    assert found == {"JitMiB", "LargestAnonymousMiB", "LargestFileMiB"}
     probe.close()
 
 
