@@ -401,8 +401,7 @@ def test_who_cannot_be_read_for_want_of_files_is_asked_again(
         assert (pid in found and pid not in reader.deferred) == bool(spare)
     found |= reader.read(reader.deferred)
     # on a busy machine a command line can come too late for one read
-    while not found[pid].command_line:
-        found |= reader.read([pid])
+    eventually(lambda: found[pid].command_line or found.update(reader.read([pid])))
     assert found[pid].command_line == "sleep 1000"
     assert found[pid].image.startswith("/")
     assert not reader.deferred
