@@ -18,7 +18,8 @@ from tests.waiting import PATIENCE_S, cpu_s, until
 
 TARGET = Path(__file__).parent / "targets" / "randomx_hashing.py"
 EVADING = Path(__file__).parent / "targets" / "randomx_evading.py"
-EXECUTED = "Executes RandomX"
+EXECUTED = ("Executes RandomX", "Runs the code of RandomX")
+"""Rules on executed code only; which of them is first depends on which code is read first."""
 WAYS = {"1 thread, no JIT": ["1", "nojit"], "2 threads": ["2"]}
 """Others, and how long it takes: ``python -m benchmarks.miners``."""
 LIKELY_CPU_S = 60.0
@@ -74,7 +75,9 @@ def test_it_is_likely_by_how_it_rounds_and_confirmed_with_content(
         levels = wait_until_confirmed(agent, container, pid)
         assert levels, f"{way}: {agent.log_path.read_text()[-3000:]}"
         if "likely" in levels:  # else both kinds of evidence came at one tick
-            assert levels["likely"]["signals"] == {"compute": 88.0}, way
+            signals = levels["likely"]["signals"]
+            assert isinstance(signals, dict)
+            assert signals.keys() == {"compute"}, way
         signals = levels["confirmed"]["signals"]
         assert isinstance(signals, dict)
         assert signals.keys() >= {"compute", "content"}, way
@@ -124,7 +127,7 @@ def test_no_shape_hides_what_it_executes(
         every_s=0.5,
         limit_s=4 * PATIENCE_S,
     )
-    assert EXECUTED in str(found[0]["findings"])
+    assert any(title in str(found[0]["findings"]) for title in EXECUTED)
 
 
 CPU = Path("/sys/fs/cgroup/cpu")
@@ -186,7 +189,7 @@ def test_a_tenth_of_a_core_on_a_full_node_is_likely_within_a_minute_of_cpu_time(
                 break
             time.sleep(0.5)
         assert found, sampling_agent.log_path.read_text()[-3000:]
-        assert EXECUTED in str(found[0]["findings"])
+        assert any(title in str(found[0]["findings"]) for title in EXECUTED)
         print(f"{processes} processes: likely after {spent_s:.1f} s of CPU time")
     finally:
         limits.close()
