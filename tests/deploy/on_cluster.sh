@@ -41,12 +41,42 @@ fi
 minerwatch top --once --all-namespaces --kubeconfig "$work/reader" --agent-namespace minerwatch
 
 step "culling on: the agents are bound to their nodes"
-deploy --set config.culling.mode=dry-run --set-json 'config.culling.namespaces=["default"]'
+deploy --set config.culling.mode=dry-run --set-json 'config.culling.namespaces=["default"]' \
+  --set-json 'config.culling.ladder=[{"actions": ["label", "delete"]}]'
 if kubectl api-resources --api-group admissionregistration.k8s.io | grep -q ValidatingAdmissionPolicy; then
   kubectl get validatingadmissionpolicy minerwatch-own-node
   kubectl get validatingadmissionpolicybinding minerwatch-own-node
 fi
 minerwatch status --all-namespaces --agent-namespace minerwatch
+
+step "an agent labels and deletes pods of its own node only"
+read -r agent node <<<"$(kubectl get pods --namespace minerwatch -l app.kubernetes.io/component=agent \
+  -o jsonpath='{.items[0].metadata.name} {.items[0].spec.nodeName}')"
+kubectl config view --minify --flatten --raw >"$work/agent"
+token=$(kubectl create token minerwatch --namespace minerwatch --bound-object-kind Pod --bound-object-name "$agent")
+kubectl config --kubeconfig "$work/agent" set-credentials agent --token "$token"
+kubectl config --kubeconfig "$work/agent" set-context --current --user agent
+as_agent() { kubectl --kubeconfig "$work/agent" --namespace default --dry-run=server "$@"; }
+pod_on() {
+  kubectl apply --namespace default -f - >/dev/null <<EOF
+{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "minerwatch-on-$1"},
+ "spec": {"nodeName": "$1", "containers": [{"name": "a", "image": "$image", "args": ["--version"]}]}}
+EOF
+  echo "minerwatch-on-$1"
+}
+own=$(pod_on "$node") other=$(pod_on no-such-node)
+as_agent label pod "$own" a=b
+as_agent delete pod "$own"
+if kubectl get validatingadmissionpolicy minerwatch-own-node; then
+  for request in "label pod $other a=b" "delete pod $other"; do
+    # shellcheck disable=SC2086 # words of a command
+    if as_agent $request; then
+      echo "an agent may change a pod of another node: $request" >&2
+      exit 1
+    fi
+  done
+fi
+kubectl delete pod "$own" "$other" --namespace default --now
 
 step "culling off again: a Job releases what is held"
 deploy
