@@ -70,7 +70,7 @@ _FIELDS = (
         _PARENT_CMDLINE,
         "ParentCommandLine|contains: crond",
     ),
-    Field("Comm", "", "the kernel's 15-byte name", _STAT, "Comm: xmrig"),
+    Field("Comm", "", "name of the process, 15 bytes at most", _STAT, "Comm: xmrig"),
     Field("ExeDeleted", "bool", "the executable has been unlinked", _EXE, "ExeDeleted: true"),
     Field("ExeInMemory", "bool", "the executable is a memfd", _EXE, "ExeInMemory: true"),
     Field(
@@ -90,7 +90,7 @@ _FIELDS = (
     Field(
         "KernelThreadName",
         "bool",
-        "named like a kernel thread, but is none",
+        "named like a kernel thread, without being one",
         _CMDLINE,
         "KernelThreadName: true",
     ),
@@ -106,25 +106,25 @@ _FIELDS = (
     Field("PodNamespace", "", "the pod's namespace", _PODS, "PodNamespace|startswith: jhub"),
     Field("PodName", "", "the pod's name", _PODS, "PodName|startswith: jupyter-"),
     *NETWORK_FIELDS,
-    Field("Age", "s", "since the process started", _STAT, "Age|gte: 600", dynamic=True),
+    Field("Age", "s", "time since the process started", _STAT, "Age|gte: 600", dynamic=True),
     Field(
         "CpuCores",
         "cores",
-        "CPU rate over the last window",
+        "CPU usage of the process over the last window",
         _CPU,
         "CpuCores|gte: 0.5",
         dynamic=True,
     ),
-    Field("CpuSeconds", "s", "CPU time in all", _CPU, "CpuSeconds|gte: 30", dynamic=True),
+    Field("CpuSeconds", "s", "CPU time of the process", _CPU, "CpuSeconds|gte: 30", dynamic=True),
     Field(
         "CpuFlatness",
         "0..1",
-        "how even the CPU rate was over the window",
+        "evenness of the CPU usage over the window: 1 if it did not vary",
         _CPU,
         "CpuFlatness|gte: 0.9",
         dynamic=True,
     ),
-    Field("Threads", "count", "threads", _CPU, "Threads|gte: 4", dynamic=True),
+    Field("Threads", "count", "threads of the process", _CPU, "Threads|gte: 4", dynamic=True),
     Field(
         "SaturatedThreads",
         "count",
@@ -155,7 +155,7 @@ _FIELDS = (
     Field(
         "RoundingShare",
         "0..1",
-        "samples that do not round to nearest, in threads that do so",
+        "share of samples that do not round to nearest, of threads that ever did not",
         _TASKS,
         "RoundingShare|gte: 0.2",
         dynamic=True,
@@ -163,7 +163,7 @@ _FIELDS = (
     Field(
         "RoundingModes",
         "count",
-        "distinct rounding modes seen, of 4",
+        "rounding modes seen, of the four that there are",
         _TASKS,
         "RoundingModes|gte: 4",
         dynamic=True,
@@ -171,7 +171,7 @@ _FIELDS = (
     Field(
         "FlushToZeroShare",
         "0..1",
-        "samples that flush denormals, of those that round otherwise",
+        "share of samples that flush denormals, of those that do not round to nearest",
         _TASKS,
         "FlushToZeroShare|gte: 0.9",
         dynamic=True,
@@ -179,7 +179,7 @@ _FIELDS = (
     Field(
         "HashCodeShare",
         "0..1",
-        "samples of what it executes that are dense in xor, rotations and integer vectors",
+        "share of samples in code that is dense in xor, rotations and integer vectors",
         _CODE,
         "HashCodeShare|gte: 0.3",
         dynamic=True,
@@ -187,7 +187,7 @@ _FIELDS = (
     Field(
         "MixingCodeShare",
         "0..1",
-        "xor, rotations and multiplications of integers, of the instructions it executes",
+        "share of xor, rotations and integer multiplications among executed instructions",
         _CODE,
         "MixingCodeShare|gte: 0.15",
         dynamic=True,
@@ -195,7 +195,7 @@ _FIELDS = (
     Field(
         "FloatCodeShare",
         "0..1",
-        "floating point, of the instructions it executes",
+        "share of floating point among executed instructions",
         _CODE,
         "FloatCodeShare|gte: 0.2",
         dynamic=True,
@@ -203,7 +203,7 @@ _FIELDS = (
     Field(
         "PairConversionShare",
         "0..1",
-        "samples of generated code that converts pairs of integers to floats, and mixes integers",
+        "share of samples in generated code that turns pairs of integers into floats and mixes",
         _CODE,
         "PairConversionShare|gte: 0.01",
         dynamic=True,
@@ -211,7 +211,7 @@ _FIELDS = (
     Field(
         "RoundingCodeShare",
         "0..1",
-        "changes of the rounding mode, of the instructions it executes",
+        "share of changes of the rounding mode among executed instructions",
         _CODE,
         "RoundingCodeShare|gt: 0",
         dynamic=True,
@@ -219,7 +219,7 @@ _FIELDS = (
     Field(
         "VectorCodeShare",
         "0..1",
-        "integer vectors, of the instructions it executes",
+        "share of integer vectors among executed instructions",
         _CODE,
         "VectorCodeShare|gte: 0.2",
         dynamic=True,
@@ -227,7 +227,7 @@ _FIELDS = (
     Field(
         "AnonymousCodeShare",
         "0..1",
-        "samples of what it executes in memory that no file backs",
+        "share of samples in executable memory that no file backs",
         _CODE,
         "AnonymousCodeShare|gte: 0.8",
         dynamic=True,
@@ -235,7 +235,7 @@ _FIELDS = (
     Field(
         "HotCodePages",
         "count",
-        "pages that hold 90 % of what it executes",
+        "pages of code that hold 90 % of the samples",
         _CODE,
         "HotCodePages|lte: 4",
         dynamic=True,
@@ -243,7 +243,7 @@ _FIELDS = (
     Field(
         "IoBytesPerCpuSecond",
         "B/s",
-        "bytes read and written, files, pipes and sockets, per second of CPU",
+        "bytes read and written (files, pipes, sockets) per second of CPU time",
         _CODE,
         "IoBytesPerCpuSecond|lte: 1000000",
         dynamic=True,
@@ -251,7 +251,7 @@ _FIELDS = (
     Field(
         "KernelCpuShare",
         "0..1",
-        "its CPU time that the kernel spends for it",
+        "share of the CPU time that is spent in the kernel",
         _CODE,
         "KernelCpuShare|lt: 0.4",
         dynamic=True,
@@ -259,7 +259,7 @@ _FIELDS = (
     Field(
         "ContentInHotCode",
         "list",
-        "names of the YARA rules that matched in the code that runs hot, and in its tables",
+        "YARA rules that matched the hottest code, or tables that it addresses",
         _CODE,
         "ContentInHotCode: name_of_a_yara_rule",
         dynamic=True,
@@ -267,7 +267,7 @@ _FIELDS = (
     Field(
         "CodeFingerprints",
         "list",
-        "hashes of the pages of hash code that run hot, without addresses",
+        "hashes of hot pages with hash code, addresses masked",
         _CODE,
         "CodeFingerprints|exists: true",
         dynamic=True,
@@ -275,7 +275,7 @@ _FIELDS = (
     Field(
         "ForeignCodeFingerprints",
         "list",
-        "those of files that came after the container was made",
+        "CodeFingerprints of pages of files that were not in the image",
         _CODE,
         "ForeignCodeFingerprints|exists: true",
         dynamic=True,
@@ -291,7 +291,7 @@ _FIELDS = (
     Field(
         "LargestFileMiB",
         "MiB",
-        "largest mapping of a file on disk; of a container its samples' average, at most 128",
+        "largest mapped file on a disk; of a container the average over samples, 128 at most",
         _SMAPS,
         "LargestFileMiB|gte: 1024",
         dynamic=True,
@@ -299,7 +299,7 @@ _FIELDS = (
     Field(
         "ContentMatches",
         "list",
-        "names of the YARA rules that matched",
+        "YARA rules that matched the executable or the memory",
         _YARA,
         "ContentMatches: name_of_a_yara_rule",
         dynamic=True,
@@ -307,7 +307,7 @@ _FIELDS = (
     Field(
         "ContainerCpuCores",
         "cores",
-        "the container's CPU rate",
+        "CPU usage of the container",
         _CGROUP,
         "ContainerCpuCores|gte: 0.3",
         dynamic=True,
@@ -323,7 +323,7 @@ _FIELDS = (
     Field(
         "ContainerCpuHours",
         "h",
-        "the container's CPU time in all",
+        "CPU time that the container has used since it started",
         _CGROUP,
         "ContainerCpuHours|gte: 8",
         dynamic=True,
@@ -331,7 +331,7 @@ _FIELDS = (
     Field(
         "CgroupsOverBound",
         "bool",
-        "the container has more cgroups, or deeper ones, than are kept apart",
+        "the container has more or deeper cgroups than the agent tracks one by one",
         _CGROUP,
         "CgroupsOverBound: true",
         dynamic=True,
@@ -339,7 +339,7 @@ _FIELDS = (
     Field(
         "HiddenCpuShare",
         "0..1",
-        "CPU that no visible process accounts for",
+        "share of the container's CPU usage that no visible process accounts for",
         _CGROUP,
         "HiddenCpuShare|gte: 0.6",
         dynamic=True,

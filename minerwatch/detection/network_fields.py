@@ -26,36 +26,39 @@ def _connect(name: str, unit: str, meaning: str, example: str) -> Field:
 
 _SESSIONS: tuple[Field, ...] = (
     _session(
-        "SessionCount", "count", "connections that it opened and has open", "SessionCount|lte: 3"
+        "SessionCount",
+        "count",
+        "open TCP connections that the process opened itself",
+        "SessionCount|lte: 3",
     ),
     _session(
         "SessionAge",
         "s",
-        "since its quietest lasting connection, if possible to the outside, was first seen",
+        "age of the session: the quietest lasting connection, outside the cluster if any is",
         "SessionAge|gte: 120",
     ),
     _session(
         "SessionBytesPerHour",
         "B/h",
-        "data on that connection, both ways",
+        "data in both directions on the session (see SessionAge)",
         "SessionBytesPerHour|lte: 4000000",
     ),
     _session(
         "SessionSegmentsPerHour",
         "1/h",
-        "segments with data on that connection, both ways",
+        "segments with data in both directions on the session",
         "SessionSegmentsPerHour|lte: 20000",
     ),
     _session(
         "SessionOutsideCluster",
         "bool",
-        "that connection leads out of the cluster's networks",
+        "the session leads out of the cluster's networks",
         "SessionOutsideCluster: true",
     ),
     _session(
         "AcceptsConnections",
         "bool",
-        "it listens for TCP connections, or has accepted one",
+        "the process listens for TCP connections, or has accepted one",
         "AcceptsConnections: false",
     ),
 )
@@ -64,114 +67,126 @@ _POD: tuple[Field, ...] = (
     _counter(
         "ConnectsPerSecond",
         "1/s",
-        "TCP connections that its pod tries to open, without loopback",
+        "TCP connections that the pod tries to open, loopback left out",
         "ConnectsPerSecond|gte: 10",
     ),
     _counter(
         "FailedConnectShare",
         "0..1",
-        "those that are refused, time out or bring no answer",
+        "share of the pod's tries to connect that are refused, time out or get no answer",
         "FailedConnectShare|gte: 0.6",
     ),
     _counter(
         "SegmentsPerConnect",
         "segments",
-        "TCP segments that its pod receives, for each connection that it tries",
+        "TCP segments that the pod receives for each try to connect",
         "SegmentsPerConnect|lte: 1.5",
     ),
     _counter(
         "DatagramsPerSecond",
         "1/s",
-        "UDP datagrams and pings that its pod sends, without loopback",
+        "UDP datagrams and pings that the pod sends, loopback left out",
         "DatagramsPerSecond|gte: 5000",
     ),
     _counter(
         "DatagramAnswerShare",
         "0..1",
-        "datagrams that it receives, for each that it sends",
+        "datagrams that the pod receives for each that it sends",
         "DatagramAnswerShare|lte: 0.02",
     ),
     _counter(
         "UnreachablePerSecond",
         "1/s",
-        "answers that a destination is unreachable, to sockets of its pod",
+        "ICMP answers to the pod that a destination is unreachable",
         "UnreachablePerSecond|gte: 5",
     ),
     _counter(
         "RawPacketsPerSecond",
         "1/s",
-        "packets of its pod that neither TCP, UDP nor ICMP of the kernel sent",
+        "packets of the pod that were not sent by the kernel's TCP, UDP or ICMP",
         "RawPacketsPerSecond|gte: 20",
     ),
     _counter(
         "RawSocketCount",
         "count",
-        "raw and packet sockets of its pod; read if it sends raw packets",
+        "raw and packet sockets of the pod; counted if it sends raw packets",
         "RawSocketCount|gte: 1",
     ),
     _counter(
         "LoopbackPacketsPerSecond",
         "1/s",
-        "packets that its pod sends to itself",
+        "packets that the pod sends to itself over loopback",
         "LoopbackPacketsPerSecond|lt: 20",
     ),
     _counter(
         "SentBytesPerSecond",
         "B/s",
-        "bytes that its pod sends, without loopback",
+        "bytes that the pod sends, loopback left out",
         "SentBytesPerSecond|gte: 1000000",
     ),
     _counter(
         "ReceivedBytesPerSecond",
         "B/s",
-        "bytes that its pod receives, without loopback",
+        "bytes that the pod receives, loopback left out",
         "ReceivedBytesPerSecond|gte: 1000000",
     ),
     _counter(
-        "RelayedShare", "0..1", "the smaller of these two, of the larger", "RelayedShare|gte: 0.7"
+        "RelayedShare",
+        "0..1",
+        "bytes sent by bytes received, or the reverse: the one that is below 1",
+        "RelayedShare|gte: 0.7",
     ),
     _connect(
         "PeerCount",
         "count",
-        "addresses outside the cluster to which its pod has opened connections",
+        "addresses outside the cluster to which the pod has opened connections",
         "PeerCount|gte: 12",
     ),
     _connect(
         "PodAcceptsConnections",
         "bool",
-        "its pod has a connection that another host opened",
+        "the pod has a connection that another host opened",
         "PodAcceptsConnections: false",
     ),
     _connect(
         "ShortLoginsPerMinute",
         "count",
-        "connections of its pod to login services that ended within 30 s, seen in a minute",
+        "short logins: the pod's connections to login services that end within 30 s",
         "ShortLoginsPerMinute|gte: 120",
     ),
     _connect(
-        "ShortLoginCount", "count", "addresses with ports of these", "ShortLoginCount|lte: 10"
+        "ShortLoginCount",
+        "count",
+        "addresses and ports that short logins lead to",
+        "ShortLoginCount|lte: 10",
     ),
     _connect(
-        "ShortLoginIp", "list", "the addresses with most of these", "ShortLoginIp|exists: true"
+        "ShortLoginIp", "list", "addresses with most short logins", "ShortLoginIp|exists: true"
     ),
-    _connect("ShortLoginPort", "list", "the ports with most of these", "ShortLoginPort: 22"),
+    _connect("ShortLoginPort", "list", "ports with most short logins", "ShortLoginPort: 22"),
     _connect(
         "UnansweredCount",
         "count",
-        "addresses with ports that it was seen to wait for, if many connects fail or bring little",
+        "addresses and ports that the pod waits for; read if many tries to connect fail",
         "UnansweredCount|gte: 6",
     ),
     _connect(
         "UnansweredSpread",
         "0..1",
-        "addresses with ports, for each of these connects: 1 if each leads elsewhere",
+        "UnansweredCount for each connect that was seen: 1 if each leads elsewhere",
         "UnansweredSpread|gte: 0.5",
     ),
     _connect(
-        "UnansweredIp", "list", "the addresses with most of these", "UnansweredIp|exists: true"
+        "UnansweredIp",
+        "list",
+        "addresses that most unanswered connects lead to",
+        "UnansweredIp|exists: true",
     ),
     _connect(
-        "UnansweredPort", "list", "the ports with most of these", "UnansweredPort|exists: true"
+        "UnansweredPort",
+        "list",
+        "ports that most unanswered connects lead to",
+        "UnansweredPort|exists: true",
     ),
 )
 
@@ -184,7 +199,7 @@ NETWORK_FIELDS = (
     Field(
         "DestinationIp",
         "list",
-        "remote addresses that it is connected to",
+        "remote addresses of the process's connections",
         _SOCKETS,
         "DestinationIp|cidr: 203.0.113.0/24",
         dynamic=True,
@@ -192,7 +207,7 @@ NETWORK_FIELDS = (
     Field(
         "DestinationPort",
         "list",
-        "remote ports that it is connected to",
+        "remote ports of the process's connections",
         _SOCKETS,
         "DestinationPort: [3333, 14444]",
         dynamic=True,
@@ -200,7 +215,7 @@ NETWORK_FIELDS = (
     Field(
         "DestinationCount",
         "count",
-        "distinct remote addresses or ports",
+        "distinct remote addresses or ports of the process's connections",
         _SOCKETS,
         "DestinationCount|gte: 6",
         dynamic=True,
@@ -216,7 +231,7 @@ NETWORK_FIELDS = (
     Field(
         "Initiated",
         "bool",
-        "it opened its connections itself: true if any",
+        "the process opened at least one of its connections itself",
         _SOCKETS,
         "Initiated: true",
         dynamic=True,
@@ -224,7 +239,7 @@ NETWORK_FIELDS = (
     Field(
         "LongestConnection",
         "s",
-        "age of its oldest open connection",
+        "age of the process's oldest open connection",
         _SOCKETS,
         "LongestConnection|gte: 3600",
         dynamic=True,
@@ -232,7 +247,7 @@ NETWORK_FIELDS = (
     Field(
         "ServerName",
         "list",
-        "names that its TLS connections asked for, of those that rules name",
+        "server names in TLS handshakes; only names that a rule has are kept",
         _FIRST_WORDS,
         "ServerName|endswith: .pool.example",
         dynamic=True,
@@ -240,7 +255,7 @@ NETWORK_FIELDS = (
     Field(
         "PoolWords",
         "list",
-        "methods of stratum with which its connections began",
+        "stratum methods in the first words of the process's connections",
         _FIRST_WORDS,
         "PoolWords: [login, mining.subscribe]",
         dynamic=True,

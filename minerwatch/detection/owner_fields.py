@@ -10,7 +10,7 @@ ROWS: tuple[tuple[str, str, str, str], ...] = (
     (
         "OwnerServer",
         "list",
-        "the hub user's server",
+        "name of the hub user's server",
         "OwnerServer: gpu",
     ),
     (
@@ -22,19 +22,19 @@ ROWS: tuple[tuple[str, str, str, str], ...] = (
     (
         "OwnerRef",
         "list",
-        "the repository's ref",
+        "branch, tag or commit of OwnerRepository",
         "OwnerRef: main",
     ),
     (
         "OwnerClient",
         "list",
-        "address that asked BinderHub for the pod",
+        "address of the client that launched the pod by BinderHub",
         "OwnerClient|cidr: 192.0.2.0/24",
     ),
     (
         "OwnerLaunchHost",
         "list",
-        "site on which BinderHub was asked",
+        "web site of the BinderHub that launched the pod",
         "OwnerLaunchHost: https://mybinder.org/",
     ),
     (
