@@ -30,11 +30,13 @@ MAX_PRIVATE_REACHES = 6
 """A ratchet: lower it when a test no longer needs a private name; never raise it."""
 
 
-_WORDS = re.compile(r"\b(who|whom|whoever|nobody|anew|burn(?:s|t|ing)?)\b", re.IGNORECASE)
+_WORDS = re.compile(
+    r"\b(who|whom|whoever|nobody|anew|burn(?:s|t|ing)?|told|lets? go)\b", re.IGNORECASE
+)
 _WORDS_OF_RULES = re.compile(r"\b(whom|whoever|nobody|anew|burn(?:s|t|ing)?)\b", re.IGNORECASE)
 _TEST_OF_A_RULE = re.compile(r" *- \{")
 _REPHRASE = "the word {!r}: name the role (operator, tenant, process), or rephrase"
-_OPENINGS = re.compile(r"(What|Whether|Who|Of|How)\b")
+_OPENINGS = re.compile(r"(What|Whether|Who|Of|How|When|Where|Those|At|In|From|By)\b")
 _PATCHING = frozenset(("setattr", "getattr", "delattr", "hasattr"))
 _PUBLIC = frozenset(("_replace", "_asdict", "_fields", "_make", "_exit"))
 """Of named tuples and of ``os``: public in spite of their names."""

@@ -287,7 +287,7 @@ class ClusterSource:
         self._cluster.close()
 
     def agents(self) -> Agents:
-        """Those that there are now. Raises ClusterError if there are none, or it is not known."""
+        """Return the agents that run; raises ClusterError if none do, or that is not known."""
         from minerwatch.kube.fleet import find
 
         scope = self._scope

@@ -115,7 +115,7 @@ class Sampler:
         return self._node.statuses(MAX_PROCESSES if all_processes else few, unmasked=unmasked)
 
     def close(self) -> None:
-        """Lets go of the kernel's files."""
+        """Close the kernel's files."""
         self._node.watch.close()
         if self._node.host is not None:
             self._node.host.close()

@@ -199,7 +199,7 @@ def _machine(coverage: Coverage | None) -> MachineTotals | None:
 
 
 def _width_and_colour() -> tuple[int | None, bool]:
-    """Return the columns of the terminal (None: it is none), and if it may be coloured."""
+    """Return the terminal's columns (None: not a terminal), and True if it may be coloured."""
     if not sys.stdout.isatty():
         return None, False
     return shutil.get_terminal_size().columns, not os.environ.get("NO_COLOR")

@@ -250,7 +250,7 @@ class CullBudget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class CircuitBreaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """When one rule flags this many owners at once, the rule is considered wrong."""
+    """Number of owners at which a rule that flags them all is considered wrong."""
 
     share: Share = 0.2  # of a node's owners; a rule that flags more causes no action
     at_least: Count = 3  # owners on a node; a rule that flags fewer is never stopped
@@ -258,7 +258,7 @@ class CircuitBreaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class RepeatOffenders(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """When the next action of the ladder is taken."""
+    """Number of repeats after which the next action of the ladder is taken."""
 
     actions: Count = 3  # on one owner or one pod's name, in a namespace ...
     window: Duration = Duration(86400)  # ... within this time
@@ -274,7 +274,7 @@ class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class HostCulling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where to act on a host outside Kubernetes: nowhere, unless it is named here."""
+    """Names to act on outside Kubernetes; nothing is acted on that is not named here."""
 
     units: tuple[Line, ...] = ()  # patterns of systemd's units, outside users' slices
     containers: tuple[Line, ...] = ()  # patterns of names of containers of the host's engines

@@ -142,7 +142,7 @@ class ClusterNode:
 
     @property
     def synced_unix_s(self) -> float | None:
-        """When the pods were last known to be as they are here; None: not yet."""
+        """Time at which the pods were last known to be up to date; None: not yet."""
         return self._pods.synced_unix_s
 
     def blind_spot(self, unmapped: int) -> str:
@@ -198,7 +198,7 @@ class ClusterNode:
             yield from ((name, reason, count) for reason, count in counts)
 
     def close(self) -> None:
-        """Lets go of the cluster; within 4 s."""
+        """Close the connections to the cluster, within 4 s."""
         if self._events is not None:
             self._events.close()
         self._pods.close()

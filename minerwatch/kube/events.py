@@ -102,7 +102,7 @@ ACTION_REASONS: Mapping[Action, EventReason] = {
     Action.EVICT: EventReason.EVICTED,
     Action.DELETE: EventReason.DELETED,
 }
-"""What is told of an action that was carried out."""
+"""Text of the Event on an action that was carried out."""
 
 
 _ALMOST_CERTAIN = "container {name} almost certainly {does}"

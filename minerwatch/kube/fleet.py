@@ -396,7 +396,7 @@ def _trouble(status: objects.PodStatus, container: str) -> str:
 
 
 def _one_a_node(agents: Sequence[AgentPod]) -> tuple[AgentPod, ...]:
-    """In the nodes' order; of several on one node that which runs: a DaemonSet may be rolling."""
+    """Return one agent a node, in the nodes' order: that which runs, while a DaemonSet rolls."""
     found: dict[str, AgentPod] = {}
     for agent in agents:
         known = found.get(agent.node)

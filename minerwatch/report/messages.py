@@ -1,4 +1,4 @@
-"""Messages to people and to other systems: what is said of a container, in each format. Pure.
+"""Messages on a container to people and to other systems, in each format. Pure.
 
 Slack and Mattermost: ``text`` of an incoming webhook, in which ``&<>`` are escaped; names stand in
 code spans, where nothing in them mentions anybody. Teams: an adaptive card, as its Workflows take
@@ -23,7 +23,7 @@ from minerwatch.untrusted_text.redaction import redacted
 
 SCHEMA_VERSION = 1
 ACTION = "action"
-"""The event of notices that say what was done: no other notices keep them out."""
+"""The event of notices on actions, which other notices cannot displace."""
 
 _MAX_NAME = 256
 _MAX_TITLES = 3
@@ -40,7 +40,7 @@ _PRIORITIES: Mapping[str, str] = {
 
 
 class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing to say of a container; the JSON format is a list of these."""
+    """A notice on a container; the JSON format is a list of these."""
 
     at: str  # RFC 3339
     event: str  # "verdict": the level rose; "cleared"; "action": something was done about it
@@ -97,7 +97,7 @@ def notice(
     abuse: str = "",
     level: str = "",
 ) -> Notice:
-    """Return what is said of ``status``, which must be public (``api.snapshot``).
+    """Return the notice on ``status``, which must be public (``api.snapshot``).
 
     ``abuse``, with its ``level``: one kind of several; "": that of the verdict.
     """
@@ -146,7 +146,7 @@ def _fit(text: str, limit: int) -> str:
 
 
 def bodies(message_format: MessageFormat, batch: Batch) -> Iterator[tuple[bytes, Batch]]:
-    """Yield the bodies of the requests that say ``batch``, each with its part of it."""
+    """Yield the bodies of the requests that carry ``batch``, each with its part of it."""
     for part in _parts(message_format, batch):
         yield msgspec.json.encode(_BODIES[message_format](part)), part
 

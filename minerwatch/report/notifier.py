@@ -65,7 +65,7 @@ class NotifyPace:
 
 
 class Receiver:
-    """One webhook: what it was told, what waits, and the thread that sends.
+    """One webhook: levels that were sent, pending notices, and the thread that sends them.
 
     ``failures`` counts failed requests by reason, and under ``dropped`` notices never sent.
     """
@@ -129,7 +129,7 @@ class Receiver:
     def _news(
         self, told: Mapping[Abuse, Level], levels: Mapping[Abuse, Level]
     ) -> dict[Abuse, Level]:
-        """Return the levels that rose; of a container that is clear, what it was told of."""
+        """Return the levels that rose; of a container that is clear, those that were sent."""
         if not levels:
             return dict.fromkeys(told, Level.CLEAR)
         return {

@@ -51,7 +51,7 @@ def agents_line(agents: Sequence[AgentStatus]) -> str:
 
 
 def machine_totals(agents: Sequence[AgentStatus]) -> MachineTotals | None:
-    """Return the totals of the agents' nodes; None if one of them does not say."""
+    """Return the totals of the agents' nodes; None if one of them is unknown."""
     known = [agent.machine for agent in agents if agent.machine is not None]
     if not known or len(known) < len(agents):
         return None

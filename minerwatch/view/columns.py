@@ -52,7 +52,7 @@ class Column:
 
 
 def reasons(status: ContainerStatus) -> str:
-    """For each signal, strongest first, its strongest finding, and how many there are."""
+    """Return each signal's strongest finding and their number, strongest signal first."""
     if not status.findings:
         is_clear = status.level == Level.CLEAR.label
         return "" if is_clear else "no rule holds any more; the level falls in a few ticks"

@@ -422,7 +422,7 @@ def _looks(status: ContainerStatus) -> Iterator[str]:
 
 
 def _short_id(status: ContainerStatus) -> str:
-    """As much of the id as every tool takes for it; a unit's name is not to be cut."""
+    """Return the part of the id that every tool accepts; a unit's name is not cut."""
     is_hex = _HEX_ID.fullmatch(status.container_id)
     return status.container_id[:_SHORT_ID_LENGTH] if is_hex else status.container_id
 

@@ -117,7 +117,7 @@ def usage_words(busy_cores: float, machine: MachineTotals | None) -> tuple[str, 
 
 
 def _columns(statuses: Sequence[ContainerStatus], now: datetime) -> list[_Filled]:
-    """Those columns that have something to say about these containers."""
+    """Return the columns that are not empty for these containers."""
     is_one_node = len({status.node for status in statuses}) == 1
     filled = []
     for column in TABLE_COLUMNS:

@@ -28,7 +28,7 @@ DRY_RUN, ENFORCE = "dry-run", "enforce"
 
 
 class ProposalError(MinerwatchError):
-    """Nothing can be proposed, or carried out; ``str()`` says why."""
+    """An action cannot be proposed or carried out; ``str()`` is the reason."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ class Subject:
     step_s: float = 1.0  # between two of them
     changes: Sequence[LevelChange] = ()
     campaign: Campaign | None = None
-    agent: AgentStatus | None = None  # of its node; None: it does not say
+    agent: AgentStatus | None = None  # of its node; None: not reported
     answered: datetime | None = None  # when its node answered last, where it no longer does
     is_gone: bool = False  # the last look did not show it
 
