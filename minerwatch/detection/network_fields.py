@@ -12,50 +12,50 @@ _FIRST_WORDS = Source("first words of connections (packet sockets)", "NET_RAW, B
 _COUNTERS = Source("/proc/PID/net/snmp, snmp6, dev of the pod", "SYS_PTRACE")
 
 
-def _session(name: str, unit: str, meaning: str, example: str) -> Field:
+def _sockets(name: str, unit: str, meaning: str, example: str) -> Field:
     return Field(name, unit, meaning, _SOCKETS, example, dynamic=True)
+
+
+def _first_words(name: str, unit: str, meaning: str, example: str) -> Field:
+    return Field(name, unit, meaning, _FIRST_WORDS, example, dynamic=True)
 
 
 def _counter(name: str, unit: str, meaning: str, example: str) -> Field:
     return Field(name, unit, meaning, _COUNTERS, example, dynamic=True)
 
 
-def _connect(name: str, unit: str, meaning: str, example: str) -> Field:
-    return Field(name, unit, meaning, _SOCKETS, example, dynamic=True)
-
-
 _SESSIONS: tuple[Field, ...] = (
-    _session(
+    _sockets(
         "SessionCount",
         "count",
         "open TCP connections that the process opened itself",
         "SessionCount|lte: 3",
     ),
-    _session(
+    _sockets(
         "SessionAge",
         "s",
         "age of the session: the quietest lasting connection, outside the cluster if any is",
         "SessionAge|gte: 120",
     ),
-    _session(
+    _sockets(
         "SessionBytesPerHour",
         "B/h",
         "data in both directions on the session (see SessionAge)",
         "SessionBytesPerHour|lte: 4000000",
     ),
-    _session(
+    _sockets(
         "SessionSegmentsPerHour",
         "1/h",
         "segments with data in both directions on the session",
         "SessionSegmentsPerHour|lte: 20000",
     ),
-    _session(
+    _sockets(
         "SessionOutsideCluster",
         "bool",
         "the session leads out of the cluster's networks",
         "SessionOutsideCluster: true",
     ),
-    _session(
+    _sockets(
         "AcceptsConnections",
         "bool",
         "the process listens for TCP connections, or has accepted one",
@@ -136,53 +136,53 @@ _POD: tuple[Field, ...] = (
         "bytes sent by bytes received, or the reverse: the one that is below 1",
         "RelayedShare|gte: 0.7",
     ),
-    _connect(
+    _sockets(
         "PeerCount",
         "count",
         "addresses outside the cluster to which the pod has opened connections",
         "PeerCount|gte: 12",
     ),
-    _connect(
+    _sockets(
         "PodAcceptsConnections",
         "bool",
         "the pod has a connection that another host opened",
         "PodAcceptsConnections: false",
     ),
-    _connect(
+    _sockets(
         "ShortLoginsPerMinute",
         "count",
         "short logins: the pod's connections to login services that end within 30 s",
         "ShortLoginsPerMinute|gte: 120",
     ),
-    _connect(
+    _sockets(
         "ShortLoginCount",
         "count",
         "addresses and ports that short logins lead to",
         "ShortLoginCount|lte: 10",
     ),
-    _connect(
+    _sockets(
         "ShortLoginIp", "list", "addresses with most short logins", "ShortLoginIp|exists: true"
     ),
-    _connect("ShortLoginPort", "list", "ports with most short logins", "ShortLoginPort: 22"),
-    _connect(
+    _sockets("ShortLoginPort", "list", "ports with most short logins", "ShortLoginPort: 22"),
+    _sockets(
         "UnansweredCount",
         "count",
         "addresses and ports that the pod waits for; read if many tries to connect fail",
         "UnansweredCount|gte: 6",
     ),
-    _connect(
+    _sockets(
         "UnansweredSpread",
         "0..1",
         "UnansweredCount for each connect that was seen: 1 if each leads elsewhere",
         "UnansweredSpread|gte: 0.5",
     ),
-    _connect(
+    _sockets(
         "UnansweredIp",
         "list",
         "addresses that most unanswered connects lead to",
         "UnansweredIp|exists: true",
     ),
-    _connect(
+    _sockets(
         "UnansweredPort",
         "list",
         "ports that most unanswered connects lead to",
@@ -196,69 +196,53 @@ COUNTED_FIELDS = tuple(each.name for each in _POD if each.unit != "list")
 """Those that are numbers."""
 
 NETWORK_FIELDS = (
-    Field(
+    _sockets(
         "DestinationIp",
         "list",
         "remote addresses of the process's connections",
-        _SOCKETS,
         "DestinationIp|cidr: 203.0.113.0/24",
-        dynamic=True,
     ),
-    Field(
+    _sockets(
         "DestinationPort",
         "list",
         "remote ports of the process's connections",
-        _SOCKETS,
         "DestinationPort: [3333, 14444]",
-        dynamic=True,
     ),
-    Field(
+    _sockets(
         "DestinationCount",
         "count",
         "distinct remote addresses or ports of the process's connections",
-        _SOCKETS,
         "DestinationCount|gte: 6",
-        dynamic=True,
     ),
-    Field(
+    _first_words(
         "DestinationHostname",
         "list",
         "the same as ServerName, by Sigma's name",
-        _FIRST_WORDS,
         "DestinationHostname|endswith: .pool.example",
-        dynamic=True,
     ),
-    Field(
+    _sockets(
         "Initiated",
         "bool",
         "the process opened at least one of its connections itself",
-        _SOCKETS,
         "Initiated: true",
-        dynamic=True,
     ),
-    Field(
+    _sockets(
         "LongestConnection",
         "s",
         "age of the process's oldest open connection",
-        _SOCKETS,
         "LongestConnection|gte: 3600",
-        dynamic=True,
     ),
-    Field(
+    _first_words(
         "ServerName",
         "list",
         "server names in TLS handshakes; only names that a rule has are kept",
-        _FIRST_WORDS,
         "ServerName|endswith: .pool.example",
-        dynamic=True,
     ),
-    Field(
+    _first_words(
         "PoolWords",
         "list",
         "stratum methods in the first words of the process's connections",
-        _FIRST_WORDS,
         "PoolWords: [login, mining.subscribe]",
-        dynamic=True,
     ),
     *_SESSIONS,
     *_POD,
