@@ -18,7 +18,7 @@ class Hub(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """The JupyterHub that stops its users' servers; see hubs.md."""
 
     url: str = ""  # of its API, such as http://hub.jhub:8081/hub/api; "": no hub
-    token_file: str = ""  # of a token for read:servers and delete:servers only
+    token_file: str = ""  # file: a token for read:servers and delete:servers only
     ca: str = ""  # PEM file to verify the hub by; "": the system's authorities
 
     def __post_init__(self) -> None:

@@ -163,7 +163,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     processes_per_container: Count = 20  # in the snapshot
     journal: str = ""  # folder for the history of verdicts and CPU usage, 16 MiB; "": none
     price_per_core_hour: Price | None = None  # for costs in `minerwatch report`
-    price_per_gpu_hour: Price | None = None  # the same
+    price_per_gpu_hour: Price | None = None  # for costs of GPUs in the report
     currency: Currency = ""  # of both prices, such as EUR
 
 
@@ -246,7 +246,7 @@ class CullBudget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Most actions in any hour."""
 
     per_node: ActionsPerHour = 2  # actions in any hour, by one agent
-    per_cluster: ActionsPerHour = 10  # the same, by all agents together
+    per_cluster: ActionsPerHour = 10  # actions in any hour, by all agents
 
 
 class CircuitBreaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -260,8 +260,8 @@ class CircuitBreaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 class RepeatOffenders(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Number of repeats after which the next action of the ladder is taken."""
 
-    actions: Count = 3  # on one owner or one pod's name, in a namespace ...
-    window: Duration = Duration(86400)  # ... within this time
+    actions: Count = 3  # successful, on one owner or pod's name in a namespace
+    window: Duration = Duration(86400)  # time within which these actions count
 
 
 class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -269,7 +269,7 @@ class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     log: Line = "/var/lib/minerwatch/audit.jsonl"  # restores the history: keep it
     folder: str = ""  # for one evidence file per action; "": none
-    max_files: Limit = 200  # in that folder
+    max_files: Limit = 200  # most evidence files
     max_mib: Limit = 64  # of the log and of the folder, each
 
 
@@ -281,7 +281,7 @@ class HostCulling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     users: tuple[Line, ...] = ()  # patterns of users: all that is in their slices
     protected: tuple[Line, ...] = ()  # patterns of units, containers or users: never acted on
     docker_socket: str = ""  # such as /run/docker.sock; for pause and stop-container
-    podman_socket: str = ""  # such as /run/podman/podman.sock; the same
+    podman_socket: str = ""  # such as /run/podman/podman.sock; for pause, stop-container
 
 
 class Culling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -320,7 +320,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     socket: str = ""  # "" is /run/minerwatch/agent.sock for root
     built_in_rules: bool = True  # load the rules that come with minerwatch
     rules: tuple[str, ...] = ()  # more folders; a later rule replaces one with the same id
-    private_rules: tuple[str, ...] = ()  # the same; logs, Events and metrics show their ids only
+    private_rules: tuple[str, ...] = ()  # more folders; only ids of these rules are shown
     node: Node = Node()
     examination: Examination = Examination()
     probes: Probes = Probes()
