@@ -140,7 +140,7 @@ def _check_cluster_is_known() -> None:
         )
 
 
-def say_missing(coverage: Coverage | None) -> None:
+def report_missing(coverage: Coverage | None) -> None:
     """Name the nodes of which nothing is known, on standard error."""
     for line in coverage_lines(coverage) if coverage else ():
         click.echo(f"minerwatch: {line}", err=True)
@@ -200,7 +200,7 @@ class ClusterSource:
         """
         del unmasked  # ``whole`` reads the processes
         statuses, coverage = self.survey()
-        say_missing(coverage)
+        report_missing(coverage)
         try:
             return found(filtered(statuses, namespace=self.namespace), target), statuses
         except TargetError as error:

@@ -197,28 +197,28 @@ def _teams(batch: Batch) -> dict[str, Any]:
 
 
 def _falco(batch: Batch) -> dict[str, Any]:
-    (said,) = batch.notices
+    (item,) = batch.notices
     return {
-        "output": ". ".join((_sentence(said, str), *_left_out(batch, str))),
-        "priority": _PRIORITIES.get(said.level, "Notice"),
-        "rule": f"minerwatch {said.event} {said.abuse or 'mining'}",
-        "time": said.at,
+        "output": ". ".join((_sentence(item, str), *_left_out(batch, str))),
+        "priority": _PRIORITIES.get(item.level, "Notice"),
+        "rule": f"minerwatch {item.event} {item.abuse or 'mining'}",
+        "time": item.at,
         "source": "minerwatch",
-        "hostname": said.node,
-        "tags": ["minerwatch", said.abuse or "mining", said.level],
+        "hostname": item.node,
+        "tags": ["minerwatch", item.abuse or "mining", item.level],
         "output_fields": {
-            "k8s.ns.name": said.namespace,
-            "k8s.pod.name": said.pod,
-            "container.name": said.container,
-            "container.id": said.container_id,
-            "container.image.repository": said.image,
-            "minerwatch.owner": said.owner,
-            "minerwatch.owner_claimed": said.owner_claimed,
-            "minerwatch.score": said.score,
-            "minerwatch.cpu_cores": said.cpu_cores,
-            "minerwatch.reasons": "; ".join(said.reasons),
-            "minerwatch.action": said.action,
-            "minerwatch.outcome": said.outcome,
+            "k8s.ns.name": item.namespace,
+            "k8s.pod.name": item.pod,
+            "container.name": item.container,
+            "container.id": item.container_id,
+            "container.image.repository": item.image,
+            "minerwatch.owner": item.owner,
+            "minerwatch.owner_claimed": item.owner_claimed,
+            "minerwatch.score": item.score,
+            "minerwatch.cpu_cores": item.cpu_cores,
+            "minerwatch.reasons": "; ".join(item.reasons),
+            "minerwatch.action": item.action,
+            "minerwatch.outcome": item.outcome,
             "minerwatch.left_out": sum(batch.left_out.values()),
         },
     }
@@ -260,23 +260,23 @@ def _left_out(batch: Batch, code: Callable[[str], str]) -> Iterator[str]:
         yield f"{count} left out, about {', '.join(named + others)}"
 
 
-def _sentence(said: Notice, code: Callable[[str], str]) -> str:
-    place = code(said.place)
-    claimed = " (claimed)" if said.owner_claimed else ""
-    owner = f", owner {code(said.owner)}{claimed}" if said.owner else ""
-    where = f"{place} on node {code(said.node)}{owner}"
-    if said.event == "cleared":
-        return f"CLEAR again{f', no more {said.abuse}' if said.abuse else ''}: {where}"
-    if said.event == ACTION:
-        cause = f" because of {said.abuse}" if said.abuse else ""
-        return f"{said.action.upper()} {said.outcome}{cause}: {where}"
-    target = f"{said.namespace}/{said.pod}" if said.pod else said.container
+def _sentence(item: Notice, code: Callable[[str], str]) -> str:
+    place = code(item.place)
+    claimed = " (claimed)" if item.owner_claimed else ""
+    owner = f", owner {code(item.owner)}{claimed}" if item.owner else ""
+    where = f"{place} on node {code(item.node)}{owner}"
+    if item.event == "cleared":
+        return f"CLEAR again{f', no more {item.abuse}' if item.abuse else ''}: {where}"
+    if item.event == ACTION:
+        cause = f" because of {item.abuse}" if item.abuse else ""
+        return f"{item.action.upper()} {item.outcome}{cause}: {where}"
+    target = f"{item.namespace}/{item.pod}" if item.pod else item.container
     option_end = ("--",) if target.startswith("-") else ()
     command = shlex.join(("minerwatch", "explain", *option_end, target))
-    reasons = "; ".join(code(reason) for reason in said.reasons)
+    reasons = "; ".join(code(reason) for reason in item.reasons)
     return (
-        f"{said.level.upper()} {said.abuse or 'mining'}, score {one_decimal(said.score)}: {where},"
-        f" {said.cpu_cores:.2f} cores. {reasons}."
+        f"{item.level.upper()} {item.abuse or 'mining'}, score {one_decimal(item.score)}: {where},"
+        f" {item.cpu_cores:.2f} cores. {reasons}."
         f" Look: {code(command)}"
     )
 

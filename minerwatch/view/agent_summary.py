@@ -79,5 +79,5 @@ def _variants(words: Iterable[str]) -> str:
     counts = Counter(words).most_common()
     if len(counts) == 1:
         return counts[0][0]
-    told = ", ".join(f"{word} ({count:,})" for word, count in counts[:_MAX_VARIANTS])
-    return told + (", …" if len(counts) > _MAX_VARIANTS else "")
+    text = ", ".join(f"{word} ({count:,})" for word, count in counts[:_MAX_VARIANTS])
+    return text + (", …" if len(counts) > _MAX_VARIANTS else "")

@@ -250,8 +250,8 @@ def _findings(status: ContainerStatus, now: datetime) -> Iterator[Line]:
         by_pid.setdefault(finding.pid, []).append(finding)
     alike: dict[tuple[str, ...], list[int | None]] = {}
     for pid, findings in by_pid.items():
-        told = tuple(f"{each.rule} {each.evidence}" for each in findings)
-        alike.setdefault(told, []).append(pid)
+        key = tuple(f"{each.rule} {each.evidence}" for each in findings)
+        alike.setdefault(key, []).append(pid)
     groups = list(alike.values())
     for pids in groups[:_MAX_GROUPS]:
         yield Line(f"  {_whose(pids)}")
