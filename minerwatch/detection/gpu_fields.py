@@ -58,19 +58,17 @@ GPU_FIELDS = (
         Field(name, unit, meaning, _PIPES, f"{name}|gte: {least}", dynamic=True)
         for name, unit, meaning, least in _PIPES_MEASURED
     ),
-    Field(
+    _PODS.fixed(
         "GpuRequested",
         "bool",
         "the pod requests a GPU; absent if it claims devices by name",
-        _PODS,
-        "GpuRequested: false",
+        ": false",
     ),
-    Field(
+    _PODS.fixed(
         "ContainerGpuLimit",
         "GPUs",
         "GPUs that the pod requests; absent if it claims devices by name",
-        _PODS,
-        "ContainerGpuLimit|lt: 1",
+        "|lt: 1",
     ),
 )
 

@@ -12,181 +12,149 @@ _FIRST_WORDS = Source("first words of connections (packet sockets)", "NET_RAW, B
 _COUNTERS = Source("/proc/PID/net/snmp, snmp6, dev of the pod", "SYS_PTRACE")
 
 
-def _sockets(name: str, unit: str, meaning: str, example: str) -> Field:
-    return Field(name, unit, meaning, _SOCKETS, example, dynamic=True)
-
-
-def _first_words(name: str, unit: str, meaning: str, example: str) -> Field:
-    return Field(name, unit, meaning, _FIRST_WORDS, example, dynamic=True)
-
-
-def _counter(name: str, unit: str, meaning: str, example: str) -> Field:
-    return Field(name, unit, meaning, _COUNTERS, example, dynamic=True)
-
-
 _SESSIONS: tuple[Field, ...] = (
-    _sockets(
-        "SessionCount",
-        "count",
-        "open TCP connections that the process opened itself",
-        "SessionCount|lte: 3",
+    _SOCKETS.dynamic(
+        "SessionCount", "count", "open TCP connections that the process opened itself", "|lte: 3"
     ),
-    _sockets(
+    _SOCKETS.dynamic(
         "SessionAge",
         "s",
         "age of the session: the quietest lasting connection, outside the cluster if any is",
-        "SessionAge|gte: 120",
+        "|gte: 120",
     ),
-    _sockets(
+    _SOCKETS.dynamic(
         "SessionBytesPerHour",
         "B/h",
         "data in both directions on the session (see SessionAge)",
-        "SessionBytesPerHour|lte: 4000000",
+        "|lte: 4000000",
     ),
-    _sockets(
+    _SOCKETS.dynamic(
         "SessionSegmentsPerHour",
         "1/h",
         "segments with data in both directions on the session",
-        "SessionSegmentsPerHour|lte: 20000",
+        "|lte: 20000",
     ),
-    _sockets(
-        "SessionOutsideCluster",
-        "bool",
-        "the session leads out of the cluster's networks",
-        "SessionOutsideCluster: true",
+    _SOCKETS.dynamic(
+        "SessionOutsideCluster", "bool", "the session leads out of the cluster's networks", ": true"
     ),
-    _sockets(
+    _SOCKETS.dynamic(
         "AcceptsConnections",
         "bool",
         "the process listens for TCP connections, or has accepted one",
-        "AcceptsConnections: false",
+        ": false",
     ),
 )
 
 _POD: tuple[Field, ...] = (
-    _counter(
+    _COUNTERS.dynamic(
         "ConnectsPerSecond",
         "1/s",
         "TCP connections that the pod tries to open, loopback left out",
-        "ConnectsPerSecond|gte: 10",
+        "|gte: 10",
     ),
-    _counter(
+    _COUNTERS.dynamic(
         "FailedConnectShare",
         "0..1",
         "share of the pod's tries to connect that are refused, time out or get no answer",
-        "FailedConnectShare|gte: 0.6",
+        "|gte: 0.6",
     ),
-    _counter(
+    _COUNTERS.dynamic(
         "SegmentsPerConnect",
         "segments",
         "TCP segments that the pod receives for each try to connect",
-        "SegmentsPerConnect|lte: 1.5",
+        "|lte: 1.5",
     ),
-    _counter(
+    _COUNTERS.dynamic(
         "DatagramsPerSecond",
         "1/s",
         "UDP datagrams and pings that the pod sends, loopback left out",
-        "DatagramsPerSecond|gte: 5000",
+        "|gte: 5000",
     ),
-    _counter(
+    _COUNTERS.dynamic(
         "DatagramAnswerShare",
         "0..1",
         "datagrams that the pod receives for each that it sends",
-        "DatagramAnswerShare|lte: 0.02",
+        "|lte: 0.02",
     ),
-    _counter(
+    _COUNTERS.dynamic(
         "UnreachablePerSecond",
         "1/s",
         "ICMP answers to the pod that a destination is unreachable",
-        "UnreachablePerSecond|gte: 5",
+        "|gte: 5",
     ),
-    _counter(
+    _COUNTERS.dynamic(
         "RawPacketsPerSecond",
         "1/s",
         "packets of the pod that were not sent by the kernel's TCP, UDP or ICMP",
-        "RawPacketsPerSecond|gte: 20",
+        "|gte: 20",
     ),
-    _counter(
+    _COUNTERS.dynamic(
         "RawSocketCount",
         "count",
         "raw and packet sockets of the pod; counted if it sends raw packets",
-        "RawSocketCount|gte: 1",
+        "|gte: 1",
     ),
-    _counter(
+    _COUNTERS.dynamic(
         "LoopbackPacketsPerSecond",
         "1/s",
         "packets that the pod sends to itself over loopback",
-        "LoopbackPacketsPerSecond|lt: 20",
+        "|lt: 20",
     ),
-    _counter(
-        "SentBytesPerSecond",
-        "B/s",
-        "bytes that the pod sends, loopback left out",
-        "SentBytesPerSecond|gte: 1000000",
+    _COUNTERS.dynamic(
+        "SentBytesPerSecond", "B/s", "bytes that the pod sends, loopback left out", "|gte: 1000000"
     ),
-    _counter(
+    _COUNTERS.dynamic(
         "ReceivedBytesPerSecond",
         "B/s",
         "bytes that the pod receives, loopback left out",
-        "ReceivedBytesPerSecond|gte: 1000000",
+        "|gte: 1000000",
     ),
-    _counter(
+    _COUNTERS.dynamic(
         "RelayedShare",
         "0..1",
         "bytes sent by bytes received, or the reverse: the one that is below 1",
-        "RelayedShare|gte: 0.7",
+        "|gte: 0.7",
     ),
-    _sockets(
+    _SOCKETS.dynamic(
         "PeerCount",
         "count",
         "addresses outside the cluster to which the pod has opened connections",
-        "PeerCount|gte: 12",
+        "|gte: 12",
     ),
-    _sockets(
+    _SOCKETS.dynamic(
         "PodAcceptsConnections",
         "bool",
         "the pod has a connection that another host opened",
-        "PodAcceptsConnections: false",
+        ": false",
     ),
-    _sockets(
+    _SOCKETS.dynamic(
         "ShortLoginsPerMinute",
         "count",
         "short logins: the pod's connections to login services that end within 30 s",
-        "ShortLoginsPerMinute|gte: 120",
+        "|gte: 120",
     ),
-    _sockets(
-        "ShortLoginCount",
-        "count",
-        "addresses and ports that short logins lead to",
-        "ShortLoginCount|lte: 10",
+    _SOCKETS.dynamic(
+        "ShortLoginCount", "count", "addresses and ports that short logins lead to", "|lte: 10"
     ),
-    _sockets(
-        "ShortLoginIp", "list", "addresses with most short logins", "ShortLoginIp|exists: true"
-    ),
-    _sockets("ShortLoginPort", "list", "ports with most short logins", "ShortLoginPort: 22"),
-    _sockets(
+    _SOCKETS.dynamic("ShortLoginIp", "list", "addresses with most short logins", "|exists: true"),
+    _SOCKETS.dynamic("ShortLoginPort", "list", "ports with most short logins", ": 22"),
+    _SOCKETS.dynamic(
         "UnansweredCount",
         "count",
         "addresses and ports that the pod waits for; read if many tries to connect fail",
-        "UnansweredCount|gte: 6",
+        "|gte: 6",
     ),
-    _sockets(
+    _SOCKETS.dynamic(
         "UnansweredSpread",
         "0..1",
         "UnansweredCount for each connect that was seen: 1 if each leads elsewhere",
-        "UnansweredSpread|gte: 0.5",
+        "|gte: 0.5",
     ),
-    _sockets(
-        "UnansweredIp",
-        "list",
-        "addresses that most unanswered connects lead to",
-        "UnansweredIp|exists: true",
+    _SOCKETS.dynamic(
+        "UnansweredIp", "list", "addresses that most unanswered connects lead to", "|exists: true"
     ),
-    _sockets(
-        "UnansweredPort",
-        "list",
-        "ports that most unanswered connects lead to",
-        "UnansweredPort|exists: true",
+    _SOCKETS.dynamic(
+        "UnansweredPort", "list", "ports that most unanswered connects lead to", "|exists: true"
     ),
 )
 
@@ -196,53 +164,44 @@ COUNTED_FIELDS = tuple(each.name for each in _POD if each.unit != "list")
 """Those that are numbers."""
 
 NETWORK_FIELDS = (
-    _sockets(
+    _SOCKETS.dynamic(
         "DestinationIp",
         "list",
         "remote addresses of the process's connections",
-        "DestinationIp|cidr: 203.0.113.0/24",
+        "|cidr: 203.0.113.0/24",
     ),
-    _sockets(
-        "DestinationPort",
-        "list",
-        "remote ports of the process's connections",
-        "DestinationPort: [3333, 14444]",
+    _SOCKETS.dynamic(
+        "DestinationPort", "list", "remote ports of the process's connections", ": [3333, 14444]"
     ),
-    _sockets(
+    _SOCKETS.dynamic(
         "DestinationCount",
         "count",
         "distinct remote addresses or ports of the process's connections",
-        "DestinationCount|gte: 6",
+        "|gte: 6",
     ),
-    _first_words(
+    _FIRST_WORDS.dynamic(
         "DestinationHostname",
         "list",
         "the same as ServerName, by Sigma's name",
-        "DestinationHostname|endswith: .pool.example",
+        "|endswith: .pool.example",
     ),
-    _sockets(
-        "Initiated",
-        "bool",
-        "the process opened at least one of its connections itself",
-        "Initiated: true",
+    _SOCKETS.dynamic(
+        "Initiated", "bool", "the process opened at least one of its connections itself", ": true"
     ),
-    _sockets(
-        "LongestConnection",
-        "s",
-        "age of the process's oldest open connection",
-        "LongestConnection|gte: 3600",
+    _SOCKETS.dynamic(
+        "LongestConnection", "s", "age of the process's oldest open connection", "|gte: 3600"
     ),
-    _first_words(
+    _FIRST_WORDS.dynamic(
         "ServerName",
         "list",
         "server names in TLS handshakes; only names that a rule has are kept",
-        "ServerName|endswith: .pool.example",
+        "|endswith: .pool.example",
     ),
-    _first_words(
+    _FIRST_WORDS.dynamic(
         "PoolWords",
         "list",
         "stratum methods in the first words of the process's connections",
-        "PoolWords: [login, mining.subscribe]",
+        ": [login, mining.subscribe]",
     ),
     *_SESSIONS,
     *_POD,
