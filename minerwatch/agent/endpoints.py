@@ -62,10 +62,7 @@ class Endpoints:
     """Listens on the address and on the socket, and answers from the agent's state."""
 
     def __init__(
-        self,
-        parts: Parts,
-        report: SelfReport,
-        max_down_s: float = DEFAULT_MAX_DOWN_S,
+        self, parts: Parts, report: SelfReport, max_down_s: float = DEFAULT_MAX_DOWN_S
     ) -> None:
         """Raises ListenError."""
         self._parts = parts

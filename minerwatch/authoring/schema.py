@@ -95,11 +95,7 @@ def _rule_file() -> Any:
         ("modified", _Day, ""),
         ("tags", list[_Tag], ""),
         ("logsource", _struct("LogSource", categories, open_=True), ""),
-        (
-            "detection",
-            _selections(conditions),
-            "selections, and a condition over their names",
-        ),
+        ("detection", _selections(conditions), "selections, and a condition over their names"),
         (
             "filter",
             _selections(conditions, rules=Annotated[list[_Uuid], Meta(min_length=1)]),

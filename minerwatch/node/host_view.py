@@ -24,13 +24,7 @@ from minerwatch.model import (
     PodContainer,
     PodContainerKind,
 )
-from minerwatch.node.engine_files import (
-    COMPOSE_PROJECT,
-    DOCKER,
-    PODMAN,
-    EngineContainer,
-    user_of,
-)
+from minerwatch.node.engine_files import COMPOSE_PROJECT, DOCKER, PODMAN, EngineContainer, user_of
 from minerwatch.node.engine_names import EngineNames, Home
 from minerwatch.node.processes import Account, accounts
 

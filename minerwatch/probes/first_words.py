@@ -162,12 +162,7 @@ class FirstWordsProbe:
     """
 
     def __init__(
-        self,
-        packets: PacketSource,
-        connections: Connections,
-        links: Links,
-        *,
-        proc: str = "/proc",
+        self, packets: PacketSource, connections: Connections, links: Links, *, proc: str = "/proc"
     ) -> None:
         self._counts = dict.fromkeys(("left", "crowded", "unplaced"), 0)
         self._packets = packets

@@ -59,9 +59,7 @@ class _Sources:
     networks: Sequence[str]
 
 
-def _reading(
-    open_probe: Callable[[_Sources], Probe],
-) -> Callable[[_Sources], Probe | str]:
+def _reading(open_probe: Callable[[_Sources], Probe]) -> Callable[[_Sources], Probe | str]:
     """Open a probe that reads other users' processes."""
     return lambda sources: open_probe(sources) if sources.can_read_processes else LACKS_PTRACE
 

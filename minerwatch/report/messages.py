@@ -33,10 +33,7 @@ _MAX_TEXT_BYTES = 10_000  # of these lines: Teams refuses 28 KB, Zulip cuts at 1
 _MAX_NOTICES = {MessageFormat.FALCO: 1, MessageFormat.JSON: 50}  # of one request
 _MAX_COMMAND_LINES = 3
 _MAX_COMMAND_LINE = 300
-_PRIORITIES: Mapping[str, str] = {
-    Level.CONFIRMED.label: "Critical",
-    Level.LIKELY.label: "Warning",
-}
+_PRIORITIES: Mapping[str, str] = {Level.CONFIRMED.label: "Critical", Level.LIKELY.label: "Warning"}
 
 
 class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -168,11 +165,7 @@ def _reasons(findings: Iterable[FindingStatus]) -> Iterator[str]:
 
 
 def _json(batch: Batch) -> dict[str, Any]:
-    return {
-        "version": SCHEMA_VERSION,
-        "notices": batch.notices,
-        "left_out": dict(batch.left_out),
-    }
+    return {"version": SCHEMA_VERSION, "notices": batch.notices, "left_out": dict(batch.left_out)}
 
 
 def _slack(batch: Batch) -> dict[str, Any]:
