@@ -41,7 +41,7 @@ class WorkerState:
 class Worker:
     """Runs ``work`` in a thread until it returns after ``close``.
 
-    ``work`` waits for its tasks and returns when it is told to end. It is called again if it
+    ``work`` waits for its tasks and returns when it is asked to end. It is called again if it
     raises, or returns before ``close``; callers must not wait for tasks that it left unfinished.
     """
 

@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from tests import guards
-from tests.guards import private_reaches, size_violations, skip_violations, vocabulary_violations
+from tests.guards import (
+    private_reaches,
+    rule_vocabulary_violations,
+    size_violations,
+    skip_violations,
+    vocabulary_violations,
+)
 
 
 def body(lines: int, indent: int = 4) -> str:
@@ -50,6 +56,15 @@ def test_sizes(source: str, found: list[str]) -> None:
 def test_words(source: str, line: int) -> None:
     (violation,) = vocabulary_violations(source)
     assert violation.line == line
+
+
+def test_words_of_rules() -> None:
+    source = """title: A process that burns CPU
+# People who build there, users of the account nobody:
+    match:
+      - {CommandLine: sudo -u nobody ./a}
+"""
+    assert [each.line for each in rule_vocabulary_violations(source)] == [1, 2]
 
 
 def test_words_of_the_field_are_none() -> None:

@@ -346,7 +346,7 @@ class Agent:
         self._telemetry.metrics.action_ended(record.action, record.outcome)
         self._recorder.note_action(record)
         if record.outcome is not Outcome.WITHDRAWN:
-            self._notifier.say(action_notice(record))
+            self._notifier.queue(action_notice(record))
 
     def _note_culling_error(self, what: str, error: Exception) -> None:
         if isinstance(error, MinerwatchError):

@@ -62,10 +62,7 @@ class Endpoints:
     """Listens on the address and on the socket, and answers from the agent's state."""
 
     def __init__(
-        self,
-        parts: Parts,
-        report: SelfReport,
-        max_down_s: float = DEFAULT_MAX_DOWN_S,
+        self, parts: Parts, report: SelfReport, max_down_s: float = DEFAULT_MAX_DOWN_S
     ) -> None:
         """Raises ListenError."""
         self._parts = parts
@@ -101,12 +98,12 @@ class Endpoints:
 
     @property
     def metrics_url(self) -> str:
-        """Where metrics are served."""
+        """Address at which metrics are served."""
         return f"{self._on_address.scheme}://{self._on_address.address}/metrics"
 
     @property
     def web_url(self) -> str | None:
-        """Where pages are served; None: nowhere."""
+        """Address at which pages are served; None: nowhere."""
         return self._web.url if self._web is not None else None
 
     def close(self) -> None:

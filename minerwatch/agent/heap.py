@@ -13,7 +13,7 @@ _TRIM_EVERY_S = 60.0
 
 
 def keep_heap_small() -> None:
-    """Tell malloc to return freed memory to the kernel (mallopt(3)); call it before any thread.
+    """Make malloc return freed memory to the kernel (mallopt(3)); call it before any thread.
 
     All threads share one heap: the interpreter's lock lets one allocate at a time, and with an
     arena each, a thread keeps what it has freed. Large tables are mapped outside of the heap:

@@ -49,12 +49,7 @@ class PastIncidents:
             lines, trouble = (), str(error)
         actions = filter(None, map(action_line, lines))
         now_s = time.time()
-        past = node_history(
-            journal.files.read(),
-            now_s - hours * HOUR_S,
-            now_s,
-            actions,
-        )
+        past = node_history(journal.files.read(), now_s - hours * HOUR_S, now_s, actions)
         return msgspec.structs.replace(
             past,
             node=self._parts.node.name,

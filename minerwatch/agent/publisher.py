@@ -53,7 +53,7 @@ class Publisher:
         self._publish_figures(summary, duration_s)
         self._publish_text_bounds(summary)
         if self._parts.cluster is not None:
-            self._parts.cluster.tell(summary.flagged)
+            self._parts.cluster.announce(summary.flagged)
             spot = self._parts.cluster.blind_spot(summary.unplaced_count)
             if spot:
                 self._telemetry.once.warning("cannot see everything", about=spot, reason=spot)
@@ -74,7 +74,7 @@ class Publisher:
             metrics.finding_began(finding.rule, finding.signal)
             self._on_finding(finding)
         if self._parts.cluster is not None:
-            self._parts.cluster.tell(change.observation for change in changes)
+            self._parts.cluster.announce(change.observation for change in changes)
         self._notify(change.observation for change in changes)
 
     def publish_workers(self) -> None:
@@ -166,7 +166,7 @@ class Publisher:
                 identity = node.identity(each.container)
                 namespace = identity.pod.namespace if identity else ""
                 status = partial(self._status_for_people, each)
-                self._parts.notifier.tell(each.verdict, namespace, status)
+                self._parts.notifier.announce(each.verdict, namespace, status)
 
     def _status_for_people(self, observation: Observation) -> ContainerStatus:
         node = self._parts.node

@@ -1,4 +1,4 @@
-"""Tell systemd that the agent is ready, alive, stopping (sd_notify(3)); nothing without systemd.
+"""Notifies systemd that the agent is ready, alive, stopping (sd_notify(3)), if there is one.
 
 The watchdog is fed by ticks that succeed, as /healthz is: an agent that hangs is restarted.
 """

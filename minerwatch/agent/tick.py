@@ -273,7 +273,7 @@ class Watch:
             return self._sources.cgroups.container_of(pid) is not None
 
     def recheck(self) -> None:
-        """At the next tick, check of every process that it is still the same program."""
+        """Check at the next tick that every process is still the same program."""
         with self._lock:
             self._tracker.recheck_all()
 

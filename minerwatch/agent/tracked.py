@@ -284,11 +284,7 @@ class TrackedContainer:
         self.findings = frozenset((each.rule, each.process) for each in found)
         return [each for each in found if (each.rule, each.process) not in before]
 
-    def observation(
-        self,
-        max_processes: int = 0,
-        details: Details | None = None,
-    ) -> Observation:
+    def observation(self, max_processes: int = 0, details: Details | None = None) -> Observation:
         """Return the container as it is published, with ``max_processes`` of its processes."""
         details = details or Details()
         return Observation(
@@ -346,8 +342,7 @@ class TrackedContainer:
             return max(process.cpu_cores or 0.0, busy if isinstance(busy, float) else 0.0)
 
         return sorted(
-            self.processes.values(),
-            key=lambda each: (each.process.id not in found, -rate(each)),
+            self.processes.values(), key=lambda each: (each.process.id not in found, -rate(each))
         )[:limit]
 
 

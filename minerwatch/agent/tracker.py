@@ -58,7 +58,7 @@ class Tracker:
         return bool(self._reader.deferred or self._matching.wants_reading or self._cgroups.unplaced)
 
     def recheck_all(self) -> None:
-        """At the next tick, check of every process that it is still the same program."""
+        """Check at the next tick that every process is still the same program."""
         self._read_last_tick.update(self._node.container_of)
 
     def update_places(self) -> None:

@@ -47,10 +47,7 @@ class WebEndpoint:
     """Serves the pages of one agent, one after the other, at most five a second."""
 
     def __init__(
-        self,
-        config: Config,
-        view: Callable[[int], View],
-        on_error: Callable[[Exception], None],
+        self, config: Config, view: Callable[[int], View], on_error: Callable[[Exception], None]
     ) -> None:
         """``view`` returns the node's state with so many processes of each container, unmasked.
 

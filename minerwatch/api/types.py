@@ -99,7 +99,7 @@ class AgentStatus:
     interval_s: float = 0.0
     rules: dict[str, int] = field(default_factory=dict)  # status -> how many are in force
     broken_rules: int = 0
-    culling: str = ""  # off, dry-run, enforce; "": it does not say
+    culling: str = ""  # off, dry-run, enforce; "": not reported
     probes_off: dict[str, str] = field(default_factory=dict)  # name -> why
     blind_spots: tuple[str, ...] = ()
     troubles: tuple[str, ...] = ()  # what it cannot do now, and could

@@ -49,7 +49,7 @@ def why(outline: Outline, facts: Facts) -> tuple[str, ...]:
             lines.append(head)
         else:
             lines.append(f"{head}: {'holds' if is_held else 'does not hold'}")
-            lines += ("    " + line for line in _told(outline.selections[name], facts))
+            lines += ("    " + line for line in _described(outline.selections[name], facts))
     return tuple(lines)
 
 
@@ -76,14 +76,14 @@ def _outcome(logic: Condition, held: Mapping[str, bool]) -> bool:
 # One selection.
 
 
-def _told(condition: Condition, facts: Facts) -> Iterator[str]:
+def _described(condition: Condition, facts: Facts) -> Iterator[str]:
     """Yield each field of a selection: the observed value, then the patterns."""
     names = fields_of(condition)
     if isinstance(condition, All | Any) and len(names) > 1:
         link = "all of" if isinstance(condition, All) else "any of"
         yield f"{_MARKS[_holds(condition, facts)]} {link}"
         for inner in condition.conditions:
-            yield from ("    " + line for line in _told(inner, facts))
+            yield from ("    " + line for line in _described(inner, facts))
         return
     name = next(iter(sorted(names)))
     yield f"{_MARKS[_holds(condition, facts)]} {name}: {_observed(facts.get(name))}"

@@ -7,11 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from minerwatch.detection.field_types import Field
-from minerwatch.detection.fields import (
-    KNOWN_FIELDS,
-    PROBE_FIELDS,
-    is_of_container,
-)
+from minerwatch.detection.fields import KNOWN_FIELDS, PROBE_FIELDS, is_of_container
 from minerwatch.detection.sigma.rule import Rule
 from minerwatch.model import Signal
 from minerwatch.untrusted_text.display import printable

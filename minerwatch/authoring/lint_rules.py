@@ -27,8 +27,7 @@ _RANDOM_UUID = 4
 _MAX_SCORE_DEVIATION = 29
 """Between score and level: behaviour scores at most 29 at any level."""
 _EMPTY_WORD = re.compile(
-    r"(?:unknown|none(?: known)?|unlikely|n/?a|-|no|nothing|tbd|\?|rare|possible)\.?",
-    re.IGNORECASE,
+    r"(?:unknown|none(?: known)?|unlikely|n/?a|-|no|nothing|tbd|\?|rare|possible)\.?", re.IGNORECASE
 )
 _TAG = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_.-]+)+")
 _MIN_TESTS = 3

@@ -77,7 +77,7 @@ def _rule_file() -> Any:
         "Conditions", ((field.name, Any, _meaning(field)) for field in KNOWN_FIELDS.values())
     )
     keys: tuple[_Key, ...] = (
-        ("title", Annotated[str, Meta(min_length=1)], "what the on-call reads first"),
+        ("title", Annotated[str, Meta(min_length=1)], "name of the finding, for the on-call"),
         ("id", _Uuid, "random, of this rule alone: create it with uuidgen"),
         ("name", str, ""),
         ("related", list[Any], ""),
@@ -88,28 +88,24 @@ def _rule_file() -> Any:
             _one_of((*Maturity, "deprecated", "unsupported")),
             "experimental: metrics and log; test: also Events; stable: may count towards culling",
         ),
-        ("description", str, "what miners do, and why other programs do not"),
+        ("description", str, "behaviour of miners, and why other programs differ"),
         ("author", str, ""),
         ("references", texts, "addresses of documentation, reports or manual pages"),
         ("date", _Day, ""),
         ("modified", _Day, ""),
         ("tags", list[_Tag], ""),
         ("logsource", _struct("LogSource", categories, open_=True), ""),
-        (
-            "detection",
-            _selections(conditions),
-            "selections, and a condition over their names",
-        ),
+        ("detection", _selections(conditions), "selections, and a condition over their names"),
         (
             "filter",
             _selections(conditions, rules=Annotated[list[_Uuid], Meta(min_length=1)]),
-            "of a Sigma filter: the rules that it lists hold only where its condition does",
+            "Sigma filter: the rules that it lists match only where its condition also holds",
         ),
         ("fields", texts, ""),
         ("falsepositives", texts, "programs that match without mining, however rare"),
         ("scope", texts, ""),
         ("level", _one_of(LEVEL_SCORES), levels),
-        ("minerwatch", _own_keys(), "what Sigma has no key for"),
+        ("minerwatch", _own_keys(), "keys that Sigma does not have"),
     )
     return _struct("Rule", keys, ("title", "id", "logsource"), open_=True)
 
@@ -127,8 +123,8 @@ def _own_keys() -> Any:
     )
     score = Annotated[float, Meta(ge=0, le=100)]
     keys = (
-        ("signal", _one_of(Signal), "the family of evidence"),
-        ("abuse", _one_of(Abuse), "what it is, where it is not mining: kinds do not add up"),
+        ("signal", _one_of(Signal), "family of evidence that the rule speaks for"),
+        ("abuse", _one_of(Abuse), "kind of abuse, mining if absent; scores of kinds do not add up"),
         ("score", score, f"overrides the level's score; behaviour: at most {BEHAVIOUR_LIMIT}"),
         ("for", _Duration | float, "time that the rule must hold before it counts, such as 2m"),
         ("tests", _struct("Tests", tests), "run by `minerwatch rules test`"),

@@ -109,7 +109,7 @@ def _found_after_s(exposition: Callable[[], str], timeout_s: float) -> float:
 
 
 def last_seen_unix_s(exposition: str) -> float:
-    """When the agent last found a canary that is not its own; 0: never. Raises SnapshotError."""
+    """Return when the agent last found a canary not its own; 0: never. Raises SnapshotError."""
     found = _SEEN.search(exposition)
     if found is None:
         raise SnapshotError(

@@ -140,7 +140,7 @@ def _check_cluster_is_known() -> None:
         )
 
 
-def say_missing(coverage: Coverage | None) -> None:
+def report_missing(coverage: Coverage | None) -> None:
     """Name the nodes of which nothing is known, on standard error."""
     for line in coverage_lines(coverage) if coverage else ():
         click.echo(f"minerwatch: {line}", err=True)
@@ -200,7 +200,7 @@ class ClusterSource:
         """
         del unmasked  # ``whole`` reads the processes
         statuses, coverage = self.survey()
-        say_missing(coverage)
+        report_missing(coverage)
         try:
             return found(filtered(statuses, namespace=self.namespace), target), statuses
         except TargetError as error:
@@ -287,7 +287,7 @@ class ClusterSource:
         self._cluster.close()
 
     def agents(self) -> Agents:
-        """Those that there are now. Raises ClusterError if there are none, or it is not known."""
+        """Return the agents that run; raises ClusterError if none do, or that is not known."""
         from minerwatch.kube.fleet import find
 
         scope = self._scope

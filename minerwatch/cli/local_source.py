@@ -52,7 +52,7 @@ class Source:
                     raise
                 click.echo(f"{error}: sampling this node for {SAMPLE_S:g} s", err=True)
             else:
-                self._say_troubles()
+                self._report_troubles()
                 return statuses
         return _sampled(self.config, all_processes=all_processes, unmasked=unmasked)
 
@@ -60,7 +60,7 @@ class Source:
         """Return the agent's own state. Raises SnapshotError."""
         return decode_agent(answer(self.path, "/status"))
 
-    def _say_troubles(self) -> None:
+    def _report_troubles(self) -> None:
         """Name what the agent cannot do now, on standard error; an older one does not say."""
         with suppress(SnapshotError):
             for line in trouble_lines([self.agent_status()]):
@@ -115,7 +115,7 @@ class Sampler:
         return self._node.statuses(MAX_PROCESSES if all_processes else few, unmasked=unmasked)
 
     def close(self) -> None:
-        """Lets go of the kernel's files."""
+        """Close the kernel's files."""
         self._node.watch.close()
         if self._node.host is not None:
             self._node.host.close()

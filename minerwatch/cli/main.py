@@ -27,7 +27,7 @@ _COMMANDS = {
     "canary": "plant a harmless process, and see whether the agent finds it",
     "version": "print the version",
 }
-"""In the order that somebody in need looks for them; each lives in the module of its name."""
+"""The most urgent first; each is in the module of its name."""
 
 _IN_PODS = ("snapshot", "order")
 """Hidden commands of ``in_pod``, run by other commands."""

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from minerwatch.api.client import NoAgentError
-from minerwatch.cli.fleet_source import ClusterSource, Connect, say_missing, source_options
+from minerwatch.cli.fleet_source import ClusterSource, Connect, report_missing, source_options
 from minerwatch.cli.options import output_option
 from minerwatch.errors import SnapshotError
 from minerwatch.format import counted
@@ -65,7 +65,7 @@ def status(output: str, connect: Connect) -> None:
     else:
         for agent in agents:
             click.echo(fleet_row(agent, width=width))
-    say_missing(replace(coverage, agents=()) if coverage else None)  # their rows have the rest
+    report_missing(replace(coverage, agents=()) if coverage else None)  # their rows have the rest
     silent = coverage.answered - len(agents) if coverage else 0
     if silent:
         click.echo(f"minerwatch: {counted(silent, 'agent')} too old to say: upgrade", err=True)

@@ -13,7 +13,7 @@ import click
 
 from minerwatch.api.snapshot import encode
 from minerwatch.api.types import ContainerStatus
-from minerwatch.cli.fleet_source import Connect, say_missing, source_options
+from minerwatch.cli.fleet_source import Connect, report_missing, source_options
 from minerwatch.cli.local_source import Source
 from minerwatch.cli.top_screen.terminal import Terminal, environment_at_start, terminal_of
 from minerwatch.model import MachineTotals
@@ -138,7 +138,7 @@ def top(
     chosen = sorted_by(filtered(every, text), sort)
     if output == "json":
         click.echo(encode(chosen))
-        say_missing(coverage)
+        report_missing(coverage)
     else:
         is_all = show_all or text or source.namespace
         _print(chosen if is_all else busy(chosen), every, coverage)
@@ -161,7 +161,7 @@ def _print_processes(
 ) -> None:
     if output == "json":
         click.echo(encode_processes(process_rows(every, replace(view, is_folded=False))))
-        say_missing(coverage)
+        report_missing(coverage)
         return
     rows = process_rows(every, view)
     width, colour = _width_and_colour()
@@ -199,7 +199,7 @@ def _machine(coverage: Coverage | None) -> MachineTotals | None:
 
 
 def _width_and_colour() -> tuple[int | None, bool]:
-    """Return the columns of the terminal (None: it is none), and if it may be coloured."""
+    """Return the terminal's columns (None: not a terminal), and True if it may be coloured."""
     if not sys.stdout.isatty():
         return None, False
     return shutil.get_terminal_size().columns, not os.environ.get("NO_COLOR")

@@ -18,7 +18,7 @@ class Hub(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """The JupyterHub that stops its users' servers; see hubs.md."""
 
     url: str = ""  # of its API, such as http://hub.jhub:8081/hub/api; "": no hub
-    token_file: str = ""  # holds a token with read:servers and delete:servers, and no more
+    token_file: str = ""  # file: a token for read:servers and delete:servers only
     ca: str = ""  # PEM file to verify the hub by; "": the system's authorities
 
     def __post_init__(self) -> None:
@@ -32,11 +32,11 @@ class Hub(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 class Bans(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Names that may not come back, kept for the hub and the network; see hubs.md."""
 
-    config_map: str = ""  # NAMESPACE/NAME: has bans, and notices for stopped users; "": none
-    after_cull: bool = False  # also ban by itself, after an action that was enforced
-    kinds: tuple[BanKind, ...] = (BanKind.USER,)  # then; others are banned by hand only
+    config_map: str = ""  # NAMESPACE/NAME of bans and notices to stopped users; "": none
+    after_cull: bool = False  # also ban without an order, after an enforced action
+    kinds: tuple[BanKind, ...] = (BanKind.USER,)  # banned without an order; others by hand
     duration: Duration = Duration(604800)  # of a ban
-    per_day: Count = 10  # most new bans in any day, in the whole cluster
+    per_day: Count = 10  # new bans in any day at most, in the whole cluster
 
     def __post_init__(self) -> None:
         """Raises ValueError for bans that cannot be kept."""

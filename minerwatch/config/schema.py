@@ -76,8 +76,8 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 class Examination(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Thresholds for a closer look at containers and processes."""
 
-    hot_cpu_cores: Positive = 0.1  # above this, read the CPU time of a container's processes
-    cpu_per_look: Duration = Duration(30)  # CPU time in which a container earns a look by probes
+    hot_cpu_cores: Positive = 0.1  # CPU usage above which a container's processes are read
+    cpu_per_look: Duration = Duration(30)  # CPU time after which probes look at a container again
     window: Duration = Duration(60)  # for CpuFlatness
     recheck_processes: Count = 64  # idle processes checked each tick for a new program
     read_deadline: Duration = Duration(0.1)  # for all reads in one tick that a process can block
@@ -87,16 +87,16 @@ class Probes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Further sources of evidence; each is off where the kernel or a capability is missing."""
 
     execs: bool = True  # examine programs as they start (NET_ADMIN before Linux 6.6)
-    execs_cpu_share: Share = 0.02  # most of one core, for programs that start between ticks
+    execs_cpu_share: Share = 0.02  # share of a core at most, for programs that start between ticks
     connections: bool = True  # of suspects (BPF, PERFMON; or SYS_PTRACE, DAC_READ_SEARCH)
-    pod_network: bool = True  # connects and packets of pods, and those that fail (SYS_PTRACE)
+    pod_network: bool = True  # counts pods' connects and packets, also failed ones (SYS_PTRACE)
     first_words: bool = False  # reads payload: miners' logins, TLS server names (NET_RAW, BPF)
     mappings: bool = True  # memory mappings of suspects (SYS_PTRACE)
     tasks: bool = True  # read all processes at once (BPF, PERFMON, a kernel with BTF)
     rounding: bool = True  # rounding modes of suspects (needs tasks)
-    rounding_cpu_share: Share = 0.005  # most of one core, for samples between ticks
+    rounding_cpu_share: Share = 0.005  # share of a core at most, for samples between ticks
     executed_code: bool = True  # what CPUs execute, sampled (PERFMON, SYS_PTRACE, DAC_READ_SEARCH)
-    drift: bool = True  # executables that are not of their image (SYS_PTRACE, DAC_READ_SEARCH)
+    drift: bool = True  # executables that did not come with the image (SYS_PTRACE, DAC_READ_SEARCH)
     content: bool = True  # YARA scans of suspects' code (SYS_PTRACE, DAC_READ_SEARCH)
     budget: Duration = Duration(0.05)  # time for all probes of suspects in one tick
     gpu: bool = True  # use of GPUs (NVIDIA's driver; of AMD and Intel SYS_PTRACE)
@@ -118,7 +118,7 @@ class Kubernetes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     context: str = ""  # of the kubeconfig; "" is the current one
     namespace: str = ""  # of the agent; "" is that of its service account
     events: bool = True  # on pods that become likely or confirmed, or clear again
-    events_per_minute: Limit = 10  # average rate of one agent; bursts may be twice as large
+    events_per_minute: Limit = 10  # average of one agent; bursts may be twice as large
     contact: str = ""  # last sentence of every Event: contact and appeal
 
 
@@ -163,7 +163,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     processes_per_container: Count = 20  # in the snapshot
     journal: str = ""  # folder for the history of verdicts and CPU usage, 16 MiB; "": none
     price_per_core_hour: Price | None = None  # for costs in `minerwatch report`
-    price_per_gpu_hour: Price | None = None  # the same
+    price_per_gpu_hour: Price | None = None  # for costs of GPUs in the report
     currency: Currency = ""  # of both prices, such as EUR
 
 
@@ -194,12 +194,12 @@ class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     name: Line  # for the log and metrics
     url_file: Line  # holds its address, which is a secret; read before each message
     format: MessageFormat = MessageFormat.JSON  # json, slack, teams, falco
-    level: AnnouncedLevel = AnnouncedLevel.LIKELY  # from this level on: likely, confirmed
+    level: AnnouncedLevel = AnnouncedLevel.LIKELY  # lowest that is announced: likely, confirmed
     namespaces: tuple[Line, ...] = ("*",)  # patterns; outside Kubernetes there is only ""
     authorization_file: str = ""  # holds the value of the Authorization header; "": none
     ca: str = ""  # PEM file to verify the receiver by; "": the system's authorities
     group_for: Duration = Duration(30)  # messages of this time are sent as one
-    per_hour: Limit = 30  # most messages; what comes meanwhile is in the next one
+    per_hour: Limit = 30  # messages at most; later news are added to the next one
     command_lines: bool = False  # of flagged processes, with secrets masked
 
 
@@ -208,7 +208,7 @@ class Rungs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     actions: Actions  # mildest first: label, stop, kill, stop-server, evict, delete; hosts: below
     namespaces: tuple[Line, ...] = ("*",)  # patterns
-    score: CullScore = 90  # minimum score of stable findings
+    score: CullScore = 90  # least score of stable findings
 
     def __post_init__(self) -> None:
         """Raises ValueError unless each action is harsher than the one before it."""
@@ -246,42 +246,42 @@ class CullBudget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Most actions in any hour."""
 
     per_node: ActionsPerHour = 2  # actions in any hour, by one agent
-    per_cluster: ActionsPerHour = 10  # the same, by all agents together
+    per_cluster: ActionsPerHour = 10  # actions in any hour, by all agents
 
 
 class CircuitBreaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """When one rule flags this many owners at once, the rule is considered wrong."""
+    """Number of owners at which a rule that flags them all is considered wrong."""
 
-    share: Share = 0.2  # of the owners on a node; above this, its findings are not acted on
-    at_least: Count = 3  # owners on a node; fewer never stop actions
-    cluster_owners: Count = 10  # owners confirmed in the cluster at once; stops actions
+    share: Share = 0.2  # of a node's owners; a rule that flags more causes no action
+    at_least: Count = 3  # owners on a node; a rule that flags fewer is never stopped
+    cluster_owners: Count = 10  # owners confirmed in the cluster by one rule; stops it
 
 
 class RepeatOffenders(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """When the next action of the ladder is taken."""
+    """Number of repeats after which the next action of the ladder is taken."""
 
-    actions: Count = 3  # on one owner or one pod's name, in a namespace ...
-    window: Duration = Duration(86400)  # ... within this time
+    actions: Count = 3  # successful, on one owner or pod's name in a namespace
+    window: Duration = Duration(86400)  # time within which these actions count
 
 
 class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Evidence of every action; if it cannot be written, the action is not taken."""
 
     log: Line = "/var/lib/minerwatch/audit.jsonl"  # restores the history: keep it
-    folder: str = ""  # one evidence file an action; "" is none
-    max_files: Limit = 200  # in that folder
+    folder: str = ""  # for one evidence file per action; "": none
+    max_files: Limit = 200  # most evidence files
     max_mib: Limit = 64  # of the log and of the folder, each
 
 
 class HostCulling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where to act on a host outside Kubernetes: nowhere, unless it is named here."""
+    """Names to act on outside Kubernetes; nothing is acted on that is not named here."""
 
     units: tuple[Line, ...] = ()  # patterns of systemd's units, outside users' slices
     containers: tuple[Line, ...] = ()  # patterns of names of containers of the host's engines
     users: tuple[Line, ...] = ()  # patterns of users: all that is in their slices
     protected: tuple[Line, ...] = ()  # patterns of units, containers or users: never acted on
     docker_socket: str = ""  # such as /run/docker.sock; for pause and stop-container
-    podman_socket: str = ""  # such as /run/podman/podman.sock; the same
+    podman_socket: str = ""  # such as /run/podman/podman.sock; for pause, stop-container
 
 
 class Culling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -298,9 +298,9 @@ class Culling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     tenant_namespaces: tuple[Line, ...] = ()  # where tenants create pods; see below
     ladder: tuple[Rungs, ...] = (Rungs(actions=(Action.LABEL,)),)  # the first match applies
     minimum_age: Duration = Duration(300)  # of a pod before any action
-    hold: Duration = Duration(300)  # confirmed without a gap for this long
+    hold: Duration = Duration(300)  # time that a container must be confirmed without a gap
     pause: Duration = Duration(600)  # between actions on one pod
-    grace_period: Duration | None = None  # for evict and delete; null: as the pod says
+    grace_period: Duration | None = None  # for evict and delete; null: the pod's own
     active_hours: tuple[Hours, ...] = ()  # UTC, such as "mon-fri 09:00-17:00"; empty: always
     exemptions: tuple[Exemption, ...] = ()  # see below
     quarantine_label: PodLabel = PodLabel("minerwatch.io/quarantine=true")  # set by label
@@ -320,7 +320,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     socket: str = ""  # "" is /run/minerwatch/agent.sock for root
     built_in_rules: bool = True  # load the rules that come with minerwatch
     rules: tuple[str, ...] = ()  # more folders; a later rule replaces one with the same id
-    private_rules: tuple[str, ...] = ()  # the same; logs, Events and metrics show their ids only
+    private_rules: tuple[str, ...] = ()  # more folders; only ids of these rules are shown
     node: Node = Node()
     examination: Examination = Examination()
     probes: Probes = Probes()

@@ -138,10 +138,7 @@ class SeenPod:
 
 
 def planned(
-    decision: Decision,
-    label: PodLabel,
-    resource_version: str = "",
-    pod_created_unix_s: float = 0.0,
+    decision: Decision, label: PodLabel, resource_version: str = "", pod_created_unix_s: float = 0.0
 ) -> Request | None:
     """Return the request of ``decision``, even if it is not to act; None: nothing to send."""
     action = decision.action if decision.acts else decision.proposed

@@ -225,13 +225,7 @@ class Banning:
         return [*candidates(owners, seen, kinds, by_hand=by_hand)]
 
     def _entry(
-        self,
-        each: Candidate,
-        case: Case,
-        evidence: str,
-        by: str,
-        reason: str,
-        duration_s: float,
+        self, each: Candidate, case: Case, evidence: str, by: str, reason: str, duration_s: float
     ) -> Ban:
         now_s = self._now_s
         return Ban(

@@ -74,7 +74,7 @@ class Site(Protocol):
     def pods(self) -> tuple[Pod, ...]:
         """Return all pods, of a host all units and containers."""
 
-    def tell_action(
+    def announce_action(
         self,
         pod: Pod,
         container: Container,

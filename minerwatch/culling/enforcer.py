@@ -114,7 +114,7 @@ class Enforcer:
         if end.outcome is Outcome.DONE and case.pod is not None:
             reason = ACTION_REASONS.get(decision.action)
             if reason is not None:
-                self.context.cluster.tell_action(
+                self.context.cluster.announce_action(
                     case.pod, case.container, reason, case.verdict.findings, decision.abuse
                 )
         return end

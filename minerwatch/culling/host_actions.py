@@ -17,13 +17,7 @@ import msgspec
 
 from minerwatch.api.client import UnixConnection
 from minerwatch.config.schema import HostCulling
-from minerwatch.culling.actions import (
-    ANSWER_S,
-    STOP_S,
-    EngineRequest,
-    ProcessActions,
-    SeenPod,
-)
+from minerwatch.culling.actions import ANSWER_S, STOP_S, EngineRequest, ProcessActions, SeenPod
 from minerwatch.culling.context import Monitor
 from minerwatch.culling.host_policy import engine_of, engine_socket
 from minerwatch.culling.process_signals import PROC

@@ -76,7 +76,7 @@ class Mailbox:
             with self._changed:
                 if request in self._requests:
                     self._requests.remove(request)
-                    raise MinerwatchError("the agent was too busy; nothing was done")
+                    raise MinerwatchError("the agent was too busy; nothing was done: try again")
             raise MinerwatchError("it is still in progress; the audit log will have its outcome")
         answer: Result = request.answer.result()
         return answer

@@ -258,6 +258,6 @@ class OperatorOrders:
             record=record.id,
         )
         if case is not None and case.pod is not None and undone:
-            self.context.cluster.tell_action(
+            self.context.cluster.announce_action(
                 case.pod, case.container, EventReason.RELEASED, abuse=record.abuse
             )

@@ -46,13 +46,7 @@ from minerwatch.culling.proof import (
     proof_for,
     tripped,
 )
-from minerwatch.culling.records import (
-    ENGINE_ACTIONS,
-    PROCESS_ACTIONS,
-    ActionRecord,
-    Case,
-    Moment,
-)
+from minerwatch.culling.records import ENGINE_ACTIONS, PROCESS_ACTIONS, ActionRecord, Case, Moment
 from minerwatch.detection.judge import CULLABLE
 from minerwatch.kube.attributions import HubServer, hub_server
 from minerwatch.model import Action, Container, ContainerKind, Level, Pod

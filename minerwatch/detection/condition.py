@@ -145,7 +145,7 @@ class All:
 
 @dataclass(frozen=True, slots=True)
 class Any:
-    """At least one of the conditions holds."""
+    """A condition that holds if one of its parts does."""
 
     conditions: tuple[Condition, ...]
 

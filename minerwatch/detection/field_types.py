@@ -12,6 +12,14 @@ class Source:
     name: str
     capability: str = ""  # or right, for processes of other users; "": none
 
+    def fixed(self, name: str, unit: str, meaning: str, example: str) -> Field:
+        """Return a field that keeps its value; ``example``: a condition, without the name."""
+        return Field(name, unit, meaning, self, name + example)
+
+    def dynamic(self, name: str, unit: str, meaning: str, example: str) -> Field:
+        """Return a field that may change from tick to tick for the same process."""
+        return Field(name, unit, meaning, self, name + example, dynamic=True)
+
 
 @dataclass(frozen=True, slots=True)
 class Field:

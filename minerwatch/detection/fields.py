@@ -36,313 +36,180 @@ _YARA = Source("YARA rules on executable and memory", "SYS_PTRACE, DAC_READ_SEAR
 _CGROUP = Source("the container's cgroup")
 
 _FIELDS = (
-    Field("Image", "", "path of the executable", _EXE, "Image|endswith: /xmrig"),
-    Field(
+    _EXE.fixed("Image", "", "path of the executable", "|endswith: /xmrig"),
+    _CMDLINE.fixed(
         "CommandLine",
         "",
         "arguments joined by one blank each; blanks inside are no-break spaces",
-        _CMDLINE,
-        "CommandLine|contains: 'stratum+tcp://'",
+        "|contains: 'stratum+tcp://'",
     ),
-    Field(
+    _CMDLINE.fixed(
         "Arguments",
         "list",
         "the arguments, one by one, the program's name first",
-        _CMDLINE,
-        "Arguments|startswith: --donate-level",
+        "|startswith: --donate-level",
     ),
-    Field(
-        "CurrentDirectory", "", "working directory", _CWD, "CurrentDirectory|startswith: /dev/shm"
+    _CWD.fixed("CurrentDirectory", "", "working directory", "|startswith: /dev/shm"),
+    _STATUS.fixed("User", "", "name of the user on the node, or its number", ": root"),
+    _STAT.fixed("ProcessId", "", "pid as the node sees it", ": 1"),
+    _PARENT_EXE.fixed("ParentImage", "", "path of the parent's executable", "|endswith: /nginx"),
+    _PARENT_CMDLINE.fixed("ParentCommandLine", "", "the parent's arguments", "|contains: crond"),
+    _STAT.fixed("Comm", "", "name of the process, 15 bytes at most", ": xmrig"),
+    _EXE.fixed("ExeDeleted", "bool", "the executable has been unlinked", ": true"),
+    _EXE.fixed("ExeInMemory", "bool", "the executable is a memfd", ": true"),
+    _EXE.fixed(
+        "CommDiffers", "bool", "Comm is neither the executable's name nor an argument's", ": true"
     ),
-    Field("User", "", "name of the user on the node, or its number", _STATUS, "User: root"),
-    Field("ProcessId", "", "pid as the node sees it", _STAT, "ProcessId: 1"),
-    Field(
-        "ParentImage",
-        "",
-        "path of the parent's executable",
-        _PARENT_EXE,
-        "ParentImage|endswith: /nginx",
+    _CMDLINE.fixed(
+        "CommandLineHidden", "bool", "the arguments are empty or cannot be read", ": true"
     ),
-    Field(
-        "ParentCommandLine",
-        "",
-        "the parent's arguments",
-        _PARENT_CMDLINE,
-        "ParentCommandLine|contains: crond",
-    ),
-    Field("Comm", "", "the kernel's 15-byte name", _STAT, "Comm: xmrig"),
-    Field("ExeDeleted", "bool", "the executable has been unlinked", _EXE, "ExeDeleted: true"),
-    Field("ExeInMemory", "bool", "the executable is a memfd", _EXE, "ExeInMemory: true"),
-    Field(
-        "CommDiffers",
-        "bool",
-        "Comm is neither the executable's name nor an argument's",
-        _EXE,
-        "CommDiffers: true",
-    ),
-    Field(
-        "CommandLineHidden",
-        "bool",
-        "the arguments are empty or cannot be read",
-        _CMDLINE,
-        "CommandLineHidden: true",
-    ),
-    Field(
-        "KernelThreadName",
-        "bool",
-        "named like a kernel thread, but is none",
-        _CMDLINE,
-        "KernelThreadName: true",
+    _CMDLINE.fixed(
+        "KernelThreadName", "bool", "named like a kernel thread, without being one", ": true"
     ),
     *(Field(name, unit, meaning, _PODS, example) for name, unit, meaning, example in ROWS),
-    Field(
-        "ContainerImage",
-        "",
-        "image that the container was made from",
-        _PODS,
-        "ContainerImage|startswith: 'docker.io/'",
+    _PODS.fixed(
+        "ContainerImage", "", "image that the container was made from", "|startswith: 'docker.io/'"
     ),
-    Field("ContainerName", "", "the container's name in its pod", _PODS, "ContainerName: notebook"),
-    Field("PodNamespace", "", "the pod's namespace", _PODS, "PodNamespace|startswith: jhub"),
-    Field("PodName", "", "the pod's name", _PODS, "PodName|startswith: jupyter-"),
+    _PODS.fixed("ContainerName", "", "the container's name in its pod", ": notebook"),
+    _PODS.fixed("PodNamespace", "", "the pod's namespace", "|startswith: jhub"),
+    _PODS.fixed("PodName", "", "the pod's name", "|startswith: jupyter-"),
     *NETWORK_FIELDS,
-    Field("Age", "s", "since the process started", _STAT, "Age|gte: 600", dynamic=True),
-    Field(
-        "CpuCores",
-        "cores",
-        "CPU rate over the last window",
-        _CPU,
-        "CpuCores|gte: 0.5",
-        dynamic=True,
-    ),
-    Field("CpuSeconds", "s", "CPU time in all", _CPU, "CpuSeconds|gte: 30", dynamic=True),
-    Field(
+    _STAT.dynamic("Age", "s", "time since the process started", "|gte: 600"),
+    _CPU.dynamic("CpuCores", "cores", "CPU usage of the process over the last window", "|gte: 0.5"),
+    _CPU.dynamic("CpuSeconds", "s", "CPU time of the process", "|gte: 30"),
+    _CPU.dynamic(
         "CpuFlatness",
         "0..1",
-        "how even the CPU rate was over the window",
-        _CPU,
-        "CpuFlatness|gte: 0.9",
-        dynamic=True,
+        "evenness of the CPU usage over the window: 1 if it did not vary",
+        "|gte: 0.9",
     ),
-    Field("Threads", "count", "threads", _CPU, "Threads|gte: 4", dynamic=True),
-    Field(
-        "SaturatedThreads",
-        "count",
-        "threads at 95 % of a core or more",
-        _CPU,
-        "SaturatedThreads|gte: 4",
-        dynamic=True,
-    ),
-    Field("RssMiB", "MiB", "resident memory", _STATUS, "RssMiB|lt: 64", dynamic=True),
-    Field("HugepagesMiB", "MiB", "huge pages", _STATUS, "HugepagesMiB|gte: 4", dynamic=True),
-    Field(
+    _CPU.dynamic("Threads", "count", "threads of the process", "|gte: 4"),
+    _CPU.dynamic("SaturatedThreads", "count", "threads at 95 % of a core or more", "|gte: 4"),
+    _STATUS.dynamic("RssMiB", "MiB", "resident memory", "|lt: 64"),
+    _STATUS.dynamic("HugepagesMiB", "MiB", "huge pages", "|gte: 4"),
+    _SMAPS.dynamic(
         "GpuLibraries",
         "list",
         "libraries for GPUs that are mapped, by file name: cuda, opencl, hip, cublas, torch, …",
-        _SMAPS,
-        "GpuLibraries: cuda",
-        dynamic=True,
+        ": cuda",
     ),
-    Field("JitMiB", "MiB", "anonymous executable mappings", _SMAPS, "JitMiB|gt: 0", dynamic=True),
-    Field(
-        "ExeNotInImage",
-        "bool",
-        "the executable was written after its container started",
-        _OVERLAY,
-        "ExeNotInImage: true",
-        dynamic=True,
+    _SMAPS.dynamic("JitMiB", "MiB", "anonymous executable mappings", "|gt: 0"),
+    _OVERLAY.dynamic(
+        "ExeNotInImage", "bool", "the executable was written after its container started", ": true"
     ),
-    Field(
+    _TASKS.dynamic(
         "RoundingShare",
         "0..1",
-        "samples that do not round to nearest, in threads that do so",
-        _TASKS,
-        "RoundingShare|gte: 0.2",
-        dynamic=True,
+        "share of samples that do not round to nearest, of threads that ever did not",
+        "|gte: 0.2",
     ),
-    Field(
-        "RoundingModes",
-        "count",
-        "distinct rounding modes seen, of 4",
-        _TASKS,
-        "RoundingModes|gte: 4",
-        dynamic=True,
+    _TASKS.dynamic(
+        "RoundingModes", "count", "rounding modes seen, of the four that there are", "|gte: 4"
     ),
-    Field(
+    _TASKS.dynamic(
         "FlushToZeroShare",
         "0..1",
-        "samples that flush denormals, of those that round otherwise",
-        _TASKS,
-        "FlushToZeroShare|gte: 0.9",
-        dynamic=True,
+        "share of samples that flush denormals, of those that do not round to nearest",
+        "|gte: 0.9",
     ),
-    Field(
+    _CODE.dynamic(
         "HashCodeShare",
         "0..1",
-        "samples of what it executes that are dense in xor, rotations and integer vectors",
-        _CODE,
-        "HashCodeShare|gte: 0.3",
-        dynamic=True,
+        "share of samples in code that is dense in xor, rotations and integer vectors",
+        "|gte: 0.3",
     ),
-    Field(
+    _CODE.dynamic(
         "MixingCodeShare",
         "0..1",
-        "xor, rotations and multiplications of integers, of the instructions it executes",
-        _CODE,
-        "MixingCodeShare|gte: 0.15",
-        dynamic=True,
+        "share of xor, rotations and integer multiplications among executed instructions",
+        "|gte: 0.15",
     ),
-    Field(
-        "FloatCodeShare",
-        "0..1",
-        "floating point, of the instructions it executes",
-        _CODE,
-        "FloatCodeShare|gte: 0.2",
-        dynamic=True,
+    _CODE.dynamic(
+        "FloatCodeShare", "0..1", "share of floating point among executed instructions", "|gte: 0.2"
     ),
-    Field(
+    _CODE.dynamic(
         "PairConversionShare",
         "0..1",
-        "samples of generated code that converts pairs of integers to floats, and mixes integers",
-        _CODE,
-        "PairConversionShare|gte: 0.01",
-        dynamic=True,
+        "share of samples in generated code that turns pairs of integers into floats and mixes",
+        "|gte: 0.01",
     ),
-    Field(
+    _CODE.dynamic(
         "RoundingCodeShare",
         "0..1",
-        "changes of the rounding mode, of the instructions it executes",
-        _CODE,
-        "RoundingCodeShare|gt: 0",
-        dynamic=True,
+        "share of changes of the rounding mode among executed instructions",
+        "|gt: 0",
     ),
-    Field(
+    _CODE.dynamic(
         "VectorCodeShare",
         "0..1",
-        "integer vectors, of the instructions it executes",
-        _CODE,
-        "VectorCodeShare|gte: 0.2",
-        dynamic=True,
+        "share of integer vectors among executed instructions",
+        "|gte: 0.2",
     ),
-    Field(
+    _CODE.dynamic(
         "AnonymousCodeShare",
         "0..1",
-        "samples of what it executes in memory that no file backs",
-        _CODE,
-        "AnonymousCodeShare|gte: 0.8",
-        dynamic=True,
+        "share of samples in executable memory that no file backs",
+        "|gte: 0.8",
     ),
-    Field(
-        "HotCodePages",
-        "count",
-        "pages that hold 90 % of what it executes",
-        _CODE,
-        "HotCodePages|lte: 4",
-        dynamic=True,
+    _CODE.dynamic(
+        "HotCodePages", "count", "pages of code that hold 90 % of the samples", "|lte: 4"
     ),
-    Field(
+    _CODE.dynamic(
         "IoBytesPerCpuSecond",
         "B/s",
-        "bytes read and written, files, pipes and sockets, per second of CPU",
-        _CODE,
-        "IoBytesPerCpuSecond|lte: 1000000",
-        dynamic=True,
+        "bytes read and written (files, pipes, sockets) per second of CPU time",
+        "|lte: 1000000",
     ),
-    Field(
-        "KernelCpuShare",
-        "0..1",
-        "its CPU time that the kernel spends for it",
-        _CODE,
-        "KernelCpuShare|lt: 0.4",
-        dynamic=True,
+    _CODE.dynamic(
+        "KernelCpuShare", "0..1", "share of the CPU time that is spent in the kernel", "|lt: 0.4"
     ),
-    Field(
+    _CODE.dynamic(
         "ContentInHotCode",
         "list",
-        "names of the YARA rules that matched in the code that runs hot, and in its tables",
-        _CODE,
-        "ContentInHotCode: name_of_a_yara_rule",
-        dynamic=True,
+        "YARA rules that matched the hottest code, or tables that it addresses",
+        ": name_of_a_yara_rule",
     ),
-    Field(
+    _CODE.dynamic(
         "CodeFingerprints",
         "list",
-        "hashes of the pages of hash code that run hot, without addresses",
-        _CODE,
-        "CodeFingerprints|exists: true",
-        dynamic=True,
+        "hashes of hot pages with hash code, addresses masked",
+        "|exists: true",
     ),
-    Field(
+    _CODE.dynamic(
         "ForeignCodeFingerprints",
         "list",
-        "those of files that came after the container was made",
-        _CODE,
-        "ForeignCodeFingerprints|exists: true",
-        dynamic=True,
+        "CodeFingerprints of pages of files that were not in the image",
+        "|exists: true",
     ),
-    Field(
-        "LargestAnonymousMiB",
-        "MiB",
-        "largest resident anonymous mapping",
-        _SMAPS,
-        "LargestAnonymousMiB|gte: 250",
-        dynamic=True,
-    ),
-    Field(
+    _SMAPS.dynamic("LargestAnonymousMiB", "MiB", "largest resident anonymous mapping", "|gte: 250"),
+    _SMAPS.dynamic(
         "LargestFileMiB",
         "MiB",
-        "largest mapping of a file on disk; of a container its samples' average, at most 128",
-        _SMAPS,
-        "LargestFileMiB|gte: 1024",
-        dynamic=True,
+        "largest mapped file on a disk; of a container the average over samples, 128 at most",
+        "|gte: 1024",
     ),
-    Field(
+    _YARA.dynamic(
         "ContentMatches",
         "list",
-        "names of the YARA rules that matched",
-        _YARA,
-        "ContentMatches: name_of_a_yara_rule",
-        dynamic=True,
+        "YARA rules that matched the executable or the memory",
+        ": name_of_a_yara_rule",
     ),
-    Field(
-        "ContainerCpuCores",
-        "cores",
-        "the container's CPU rate",
-        _CGROUP,
-        "ContainerCpuCores|gte: 0.3",
-        dynamic=True,
+    _CGROUP.dynamic("ContainerCpuCores", "cores", "CPU usage of the container", "|gte: 0.3"),
+    _CGROUP.dynamic("ContainerCpuLimit", "cores", "the container's CPU limit", "|lte: 1"),
+    _CGROUP.dynamic(
+        "ContainerCpuHours", "h", "CPU time that the container has used since it started", "|gte: 8"
     ),
-    Field(
-        "ContainerCpuLimit",
-        "cores",
-        "the container's CPU limit",
-        _CGROUP,
-        "ContainerCpuLimit|lte: 1",
-        dynamic=True,
-    ),
-    Field(
-        "ContainerCpuHours",
-        "h",
-        "the container's CPU time in all",
-        _CGROUP,
-        "ContainerCpuHours|gte: 8",
-        dynamic=True,
-    ),
-    Field(
+    _CGROUP.dynamic(
         "CgroupsOverBound",
         "bool",
-        "the container has more cgroups, or deeper ones, than are kept apart",
-        _CGROUP,
-        "CgroupsOverBound: true",
-        dynamic=True,
+        "the container has more or deeper cgroups than the agent tracks one by one",
+        ": true",
     ),
-    Field(
+    _CGROUP.dynamic(
         "HiddenCpuShare",
         "0..1",
-        "CPU that no visible process accounts for",
-        _CGROUP,
-        "HiddenCpuShare|gte: 0.6",
-        dynamic=True,
+        "share of the container's CPU usage that no visible process accounts for",
+        "|gte: 0.6",
     ),
     *GPU_FIELDS,
 )

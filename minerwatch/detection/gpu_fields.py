@@ -15,31 +15,31 @@ _PIPES = Source(
 )
 
 _MEASURED = (
-    ("GpuDevices", "count", "GPUs, or instances of them, with a context of it", "1"),
-    ("GpuBusy", "GPUs", "GPUs that it keeps busy, summed", "0.8"),
-    ("GpuBusyFor", "s", "since when that is 0.5 or more", "600"),
-    ("GpuHours", "h", "GPU time since it was first seen", "24"),
-    ("GpuFlatness", "0..1", "how even its GPU use was over the window", "0.9"),
-    ("GpuMemoryMiB", "MiB", "memory of GPUs", "1000"),
-    ("ContainerGpuBusy", "GPUs", "GPUs that the container keeps busy, summed", "0.2"),
+    ("GpuDevices", "count", "GPUs, or instances of GPUs, on which it has a context", "1"),
+    ("GpuBusy", "GPUs", "GPUs that the process keeps busy, as a sum of shares", "0.8"),
+    ("GpuBusyFor", "s", "time for which GpuBusy has been 0.5 or more", "600"),
+    ("GpuHours", "h", "GPU time of the process since it was first seen", "24"),
+    ("GpuFlatness", "0..1", "evenness of the GPU use over the window: 1 if it did not vary", "0.9"),
+    ("GpuMemoryMiB", "MiB", "memory of GPUs that the process uses", "1000"),
+    ("ContainerGpuBusy", "GPUs", "GPUs that the container keeps busy, as a sum of shares", "0.2"),
     ("ContainerGpuHours", "h", "the container's GPU time since it was first seen", "24"),
-    ("ContainerGpuDevices", "count", "GPUs, or instances of them, that the container uses", "2"),
+    ("ContainerGpuDevices", "count", "GPUs, or instances of GPUs, that the container uses", "2"),
     ("ContainerGpuMemoryMiB", "MiB", "memory of GPUs that the container uses", "1000"),
     ("ContainerGpusOverRequest", "GPUs", "whole GPUs kept busy beyond those the pod requests", "1"),
     ("ContainerGpuJoules", "J", "energy of GPUs that only the container uses", "1000000"),
 )
 
 _PIPES_MEASURED = (
-    ("GpuInteger", "0..1", "use of its GPU's integer units", "0.5"),
-    ("GpuIntegerShare", "0..1", "that as a share of all arithmetic units' use", "0.6"),
-    ("GpuFp16", "0..1", "use of its GPU's units for half precision", "0.1"),
-    ("GpuFp32", "0..1", "the same for single precision", "0.1"),
-    ("GpuFp64", "0..1", "the same for double precision", "0.1"),
-    ("GpuTensor", "0..1", "use of its GPU's tensor cores", "0.1"),
-    ("GpuTensorFloat", "0..1", "the same for floating point", "0.1"),
-    ("GpuTensorInt8", "0..1", "the same for integers", "0.3"),
-    ("GpuDram", "0..1", "use of the bandwidth of its GPU's memory", "0.6"),
-    ("GpuHostTraffic", "MiB/s", "between its GPU and the host, both ways", "5"),
+    ("GpuInteger", "0..1", "use of the GPU's integer units", "0.5"),
+    ("GpuIntegerShare", "0..1", "GpuInteger as a share of the use of all arithmetic units", "0.6"),
+    ("GpuFp16", "0..1", "use of the GPU's units for half precision", "0.1"),
+    ("GpuFp32", "0..1", "use of the GPU's units for single precision", "0.1"),
+    ("GpuFp64", "0..1", "use of the GPU's units for double precision", "0.1"),
+    ("GpuTensor", "0..1", "use of the GPU's tensor cores", "0.1"),
+    ("GpuTensorFloat", "0..1", "use of the GPU's tensor cores for floating point", "0.1"),
+    ("GpuTensorInt8", "0..1", "use of the GPU's tensor cores for integers", "0.3"),
+    ("GpuDram", "0..1", "use of the bandwidth of the GPU's memory", "0.6"),
+    ("GpuHostTraffic", "MiB/s", "traffic between the GPU and the host, both directions", "5"),
 )
 
 GPU_FIELDS = (
@@ -58,19 +58,17 @@ GPU_FIELDS = (
         Field(name, unit, meaning, _PIPES, f"{name}|gte: {least}", dynamic=True)
         for name, unit, meaning, least in _PIPES_MEASURED
     ),
-    Field(
+    _PODS.fixed(
         "GpuRequested",
         "bool",
         "the pod requests a GPU; absent if it claims devices by name",
-        _PODS,
-        "GpuRequested: false",
+        ": false",
     ),
-    Field(
+    _PODS.fixed(
         "ContainerGpuLimit",
         "GPUs",
-        "requested by the pod; absent if it claims devices by name",
-        _PODS,
-        "ContainerGpuLimit|lt: 1",
+        "GPUs that the pod requests; absent if it claims devices by name",
+        "|lt: 1",
     ),
 )
 

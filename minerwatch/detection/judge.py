@@ -190,7 +190,7 @@ def _by_process(findings: Iterable[Finding]) -> list[list[Finding]]:
 
 
 def announced(findings: Iterable[Finding]) -> list[Finding]:
-    """Return the findings that people are told of: not those of experimental rules."""
+    """Return the findings that people are shown: not those of experimental rules."""
     return [found for found in findings if found.maturity is not Maturity.EXPERIMENTAL]
 
 

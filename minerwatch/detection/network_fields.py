@@ -12,166 +12,149 @@ _FIRST_WORDS = Source("first words of connections (packet sockets)", "NET_RAW, B
 _COUNTERS = Source("/proc/PID/net/snmp, snmp6, dev of the pod", "SYS_PTRACE")
 
 
-def _session(name: str, unit: str, meaning: str, example: str) -> Field:
-    return Field(name, unit, meaning, _SOCKETS, example, dynamic=True)
-
-
-def _counter(name: str, unit: str, meaning: str, example: str) -> Field:
-    return Field(name, unit, meaning, _COUNTERS, example, dynamic=True)
-
-
-def _connect(name: str, unit: str, meaning: str, example: str) -> Field:
-    return Field(name, unit, meaning, _SOCKETS, example, dynamic=True)
-
-
 _SESSIONS: tuple[Field, ...] = (
-    _session(
-        "SessionCount", "count", "connections that it opened and has open", "SessionCount|lte: 3"
+    _SOCKETS.dynamic(
+        "SessionCount", "count", "open TCP connections that the process opened itself", "|lte: 3"
     ),
-    _session(
+    _SOCKETS.dynamic(
         "SessionAge",
         "s",
-        "since its quietest lasting connection, if possible to the outside, was first seen",
-        "SessionAge|gte: 120",
+        "age of the session: the quietest lasting connection, outside the cluster if any is",
+        "|gte: 120",
     ),
-    _session(
+    _SOCKETS.dynamic(
         "SessionBytesPerHour",
         "B/h",
-        "data on that connection, both ways",
-        "SessionBytesPerHour|lte: 4000000",
+        "data in both directions on the session (see SessionAge)",
+        "|lte: 4000000",
     ),
-    _session(
+    _SOCKETS.dynamic(
         "SessionSegmentsPerHour",
         "1/h",
-        "segments with data on that connection, both ways",
-        "SessionSegmentsPerHour|lte: 20000",
+        "segments with data in both directions on the session",
+        "|lte: 20000",
     ),
-    _session(
-        "SessionOutsideCluster",
-        "bool",
-        "that connection leads out of the cluster's networks",
-        "SessionOutsideCluster: true",
+    _SOCKETS.dynamic(
+        "SessionOutsideCluster", "bool", "the session leads out of the cluster's networks", ": true"
     ),
-    _session(
+    _SOCKETS.dynamic(
         "AcceptsConnections",
         "bool",
-        "it listens for TCP connections, or has accepted one",
-        "AcceptsConnections: false",
+        "the process listens for TCP connections, or has accepted one",
+        ": false",
     ),
 )
 
 _POD: tuple[Field, ...] = (
-    _counter(
+    _COUNTERS.dynamic(
         "ConnectsPerSecond",
         "1/s",
-        "TCP connections that its pod tries to open, without loopback",
-        "ConnectsPerSecond|gte: 10",
+        "TCP connections that the pod tries to open, loopback left out",
+        "|gte: 10",
     ),
-    _counter(
+    _COUNTERS.dynamic(
         "FailedConnectShare",
         "0..1",
-        "those that are refused, time out or bring no answer",
-        "FailedConnectShare|gte: 0.6",
+        "share of the pod's tries to connect that are refused, time out or get no answer",
+        "|gte: 0.6",
     ),
-    _counter(
+    _COUNTERS.dynamic(
         "SegmentsPerConnect",
         "segments",
-        "TCP segments that its pod receives, for each connection that it tries",
-        "SegmentsPerConnect|lte: 1.5",
+        "TCP segments that the pod receives for each try to connect",
+        "|lte: 1.5",
     ),
-    _counter(
+    _COUNTERS.dynamic(
         "DatagramsPerSecond",
         "1/s",
-        "UDP datagrams and pings that its pod sends, without loopback",
-        "DatagramsPerSecond|gte: 5000",
+        "UDP datagrams and pings that the pod sends, loopback left out",
+        "|gte: 5000",
     ),
-    _counter(
+    _COUNTERS.dynamic(
         "DatagramAnswerShare",
         "0..1",
-        "datagrams that it receives, for each that it sends",
-        "DatagramAnswerShare|lte: 0.02",
+        "datagrams that the pod receives for each that it sends",
+        "|lte: 0.02",
     ),
-    _counter(
+    _COUNTERS.dynamic(
         "UnreachablePerSecond",
         "1/s",
-        "answers that a destination is unreachable, to sockets of its pod",
-        "UnreachablePerSecond|gte: 5",
+        "ICMP answers to the pod that a destination is unreachable",
+        "|gte: 5",
     ),
-    _counter(
+    _COUNTERS.dynamic(
         "RawPacketsPerSecond",
         "1/s",
-        "packets of its pod that neither TCP, UDP nor ICMP of the kernel sent",
-        "RawPacketsPerSecond|gte: 20",
+        "packets of the pod that were not sent by the kernel's TCP, UDP or ICMP",
+        "|gte: 20",
     ),
-    _counter(
+    _COUNTERS.dynamic(
         "RawSocketCount",
         "count",
-        "raw and packet sockets of its pod; read if it sends raw packets",
-        "RawSocketCount|gte: 1",
+        "raw and packet sockets of the pod; counted if it sends raw packets",
+        "|gte: 1",
     ),
-    _counter(
+    _COUNTERS.dynamic(
         "LoopbackPacketsPerSecond",
         "1/s",
-        "packets that its pod sends to itself",
-        "LoopbackPacketsPerSecond|lt: 20",
+        "packets that the pod sends to itself over loopback",
+        "|lt: 20",
     ),
-    _counter(
-        "SentBytesPerSecond",
-        "B/s",
-        "bytes that its pod sends, without loopback",
-        "SentBytesPerSecond|gte: 1000000",
+    _COUNTERS.dynamic(
+        "SentBytesPerSecond", "B/s", "bytes that the pod sends, loopback left out", "|gte: 1000000"
     ),
-    _counter(
+    _COUNTERS.dynamic(
         "ReceivedBytesPerSecond",
         "B/s",
-        "bytes that its pod receives, without loopback",
-        "ReceivedBytesPerSecond|gte: 1000000",
+        "bytes that the pod receives, loopback left out",
+        "|gte: 1000000",
     ),
-    _counter(
-        "RelayedShare", "0..1", "the smaller of these two, of the larger", "RelayedShare|gte: 0.7"
+    _COUNTERS.dynamic(
+        "RelayedShare",
+        "0..1",
+        "bytes sent by bytes received, or the reverse: the one that is below 1",
+        "|gte: 0.7",
     ),
-    _connect(
+    _SOCKETS.dynamic(
         "PeerCount",
         "count",
-        "addresses outside the cluster to which its pod has opened connections",
-        "PeerCount|gte: 12",
+        "addresses outside the cluster to which the pod has opened connections",
+        "|gte: 12",
     ),
-    _connect(
+    _SOCKETS.dynamic(
         "PodAcceptsConnections",
         "bool",
-        "its pod has a connection that another host opened",
-        "PodAcceptsConnections: false",
+        "the pod has a connection that another host opened",
+        ": false",
     ),
-    _connect(
+    _SOCKETS.dynamic(
         "ShortLoginsPerMinute",
         "count",
-        "connections of its pod to login services that ended within 30 s, seen in a minute",
-        "ShortLoginsPerMinute|gte: 120",
+        "short logins: the pod's connections to login services that end within 30 s",
+        "|gte: 120",
     ),
-    _connect(
-        "ShortLoginCount", "count", "addresses with ports of these", "ShortLoginCount|lte: 10"
+    _SOCKETS.dynamic(
+        "ShortLoginCount", "count", "addresses and ports that short logins lead to", "|lte: 10"
     ),
-    _connect(
-        "ShortLoginIp", "list", "the addresses with most of these", "ShortLoginIp|exists: true"
-    ),
-    _connect("ShortLoginPort", "list", "the ports with most of these", "ShortLoginPort: 22"),
-    _connect(
+    _SOCKETS.dynamic("ShortLoginIp", "list", "addresses with most short logins", "|exists: true"),
+    _SOCKETS.dynamic("ShortLoginPort", "list", "ports with most short logins", ": 22"),
+    _SOCKETS.dynamic(
         "UnansweredCount",
         "count",
-        "addresses with ports that it was seen to wait for, if many connects fail or bring little",
-        "UnansweredCount|gte: 6",
+        "addresses and ports that the pod waits for; read if many tries to connect fail",
+        "|gte: 6",
     ),
-    _connect(
+    _SOCKETS.dynamic(
         "UnansweredSpread",
         "0..1",
-        "addresses with ports, for each of these connects: 1 if each leads elsewhere",
-        "UnansweredSpread|gte: 0.5",
+        "UnansweredCount for each connect that was seen: 1 if each leads elsewhere",
+        "|gte: 0.5",
     ),
-    _connect(
-        "UnansweredIp", "list", "the addresses with most of these", "UnansweredIp|exists: true"
+    _SOCKETS.dynamic(
+        "UnansweredIp", "list", "addresses that most unanswered connects lead to", "|exists: true"
     ),
-    _connect(
-        "UnansweredPort", "list", "the ports with most of these", "UnansweredPort|exists: true"
+    _SOCKETS.dynamic(
+        "UnansweredPort", "list", "ports that most unanswered connects lead to", "|exists: true"
     ),
 )
 
@@ -181,69 +164,44 @@ COUNTED_FIELDS = tuple(each.name for each in _POD if each.unit != "list")
 """Those that are numbers."""
 
 NETWORK_FIELDS = (
-    Field(
+    _SOCKETS.dynamic(
         "DestinationIp",
         "list",
-        "remote addresses that it is connected to",
-        _SOCKETS,
-        "DestinationIp|cidr: 203.0.113.0/24",
-        dynamic=True,
+        "remote addresses of the process's connections",
+        "|cidr: 203.0.113.0/24",
     ),
-    Field(
-        "DestinationPort",
-        "list",
-        "remote ports that it is connected to",
-        _SOCKETS,
-        "DestinationPort: [3333, 14444]",
-        dynamic=True,
+    _SOCKETS.dynamic(
+        "DestinationPort", "list", "remote ports of the process's connections", ": [3333, 14444]"
     ),
-    Field(
+    _SOCKETS.dynamic(
         "DestinationCount",
         "count",
-        "distinct remote addresses or ports",
-        _SOCKETS,
-        "DestinationCount|gte: 6",
-        dynamic=True,
+        "distinct remote addresses or ports of the process's connections",
+        "|gte: 6",
     ),
-    Field(
+    _FIRST_WORDS.dynamic(
         "DestinationHostname",
         "list",
         "the same as ServerName, by Sigma's name",
-        _FIRST_WORDS,
-        "DestinationHostname|endswith: .pool.example",
-        dynamic=True,
+        "|endswith: .pool.example",
     ),
-    Field(
-        "Initiated",
-        "bool",
-        "it opened its connections itself: true if any",
-        _SOCKETS,
-        "Initiated: true",
-        dynamic=True,
+    _SOCKETS.dynamic(
+        "Initiated", "bool", "the process opened at least one of its connections itself", ": true"
     ),
-    Field(
-        "LongestConnection",
-        "s",
-        "age of its oldest open connection",
-        _SOCKETS,
-        "LongestConnection|gte: 3600",
-        dynamic=True,
+    _SOCKETS.dynamic(
+        "LongestConnection", "s", "age of the process's oldest open connection", "|gte: 3600"
     ),
-    Field(
+    _FIRST_WORDS.dynamic(
         "ServerName",
         "list",
-        "names that its TLS connections asked for, of those that rules name",
-        _FIRST_WORDS,
-        "ServerName|endswith: .pool.example",
-        dynamic=True,
+        "server names in TLS handshakes; only names that a rule has are kept",
+        "|endswith: .pool.example",
     ),
-    Field(
+    _FIRST_WORDS.dynamic(
         "PoolWords",
         "list",
-        "methods of stratum with which its connections began",
-        _FIRST_WORDS,
-        "PoolWords: [login, mining.subscribe]",
-        dynamic=True,
+        "stratum methods in the first words of the process's connections",
+        ": [login, mining.subscribe]",
     ),
     *_SESSIONS,
     *_POD,

@@ -11,7 +11,7 @@ from minerwatch.model import Facts, FactValue
 from minerwatch.network_totals import NetworkCounters
 
 _MIN_COUNT = 20
-"""Connects, or datagrams, below which a share of them says nothing."""
+"""Least number of connects or datagrams of which a share is computed."""
 
 
 def network_facts(before: NetworkCounters, now: NetworkCounters) -> Facts:

@@ -1,40 +1,25 @@
 """Fields that name the people behind a container: name, unit, meaning, example of a condition."""
 
 ROWS: tuple[tuple[str, str, str, str], ...] = (
-    (
-        "OwnerUser",
-        "list",
-        "users that the pod names: of a hub, of GitLab",
-        "OwnerUser: ada",
-    ),
-    (
-        "OwnerServer",
-        "list",
-        "the hub user's server",
-        "OwnerServer: gpu",
-    ),
+    ("OwnerUser", "list", "users that the pod names: of a hub, of GitLab", "OwnerUser: ada"),
+    ("OwnerServer", "list", "name of the hub user's server", "OwnerServer: gpu"),
     (
         "OwnerRepository",
         "list",
         "repositories of a BinderHub session, or of a GitHub runner",
         "OwnerRepository|startswith: 'https://github.com/a/'",
     ),
-    (
-        "OwnerRef",
-        "list",
-        "the repository's ref",
-        "OwnerRef: main",
-    ),
+    ("OwnerRef", "list", "branch, tag or commit of OwnerRepository", "OwnerRef: main"),
     (
         "OwnerClient",
         "list",
-        "address that asked BinderHub for the pod",
+        "address of the client that launched the pod by BinderHub",
         "OwnerClient|cidr: 192.0.2.0/24",
     ),
     (
         "OwnerLaunchHost",
         "list",
-        "site on which BinderHub was asked",
+        "web site of the BinderHub that launched the pod",
         "OwnerLaunchHost: https://mybinder.org/",
     ),
     (
@@ -43,12 +28,7 @@ ROWS: tuple[tuple[str, str, str, str], ...] = (
         "project or organization of a CI job",
         "OwnerProject|startswith: 'group/'",
     ),
-    (
-        "OwnerJob",
-        "list",
-        "CI job, workflow or pipeline run",
-        "OwnerJob|contains: nightly",
-    ),
+    ("OwnerJob", "list", "CI job, workflow or pipeline run", "OwnerJob|contains: nightly"),
     (
         "OwnerBuild",
         "list",

@@ -14,12 +14,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Generic, Protocol, TypeVar
 
-from minerwatch.arguments import (
-    NO_BREAK_SPACE,
-    arguments_of,
-    command_line_of,
-    with_script_words,
-)
+from minerwatch.arguments import NO_BREAK_SPACE, arguments_of, command_line_of, with_script_words
 from minerwatch.model import Facts
 
 COMMAND_FIELDS = frozenset(("CommandLine", "Arguments", "ParentCommandLine"))

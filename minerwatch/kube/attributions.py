@@ -194,7 +194,7 @@ class HubServer(NamedTuple):
 
 
 def hub_server(attributions: Iterable[Attribution]) -> HubServer | None:
-    """Return the server that a pod is, if the hub itself says so; None: it is no hub's.
+    """Return the hub's server that a pod is, by the hub's own labels; None: another pod.
 
     Labels are escaped forms of the names, so they do not count.
     """

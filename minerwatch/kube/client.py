@@ -256,7 +256,7 @@ class Cluster:
         except (HTTPError, OSError, ValueError) as error:
             _raise_lost(error, self.server)
         if not 200 <= response.status < 300:
-            _raise_refused(response, f"{self.server}: {method} {path}")
+            raise_refused(response, f"{self.server}: {method} {path}")
         return Response(response, self.server)
 
     def call(
@@ -325,7 +325,7 @@ def from_kubeconfig(path: str | Path | None = None, context: str | None = None) 
     ~/.kube/config. Raises ClusterError with the file and what is wrong with it.
     """
     files = str(path or os.environ.get("KUBECONFIG") or Path("~/.kube/config").expanduser())
-    name, namespace = _context(files, context)
+    name, namespace = kubeconfig_context(files, context)
     return Cluster(lambda: _kubeconfig_client(files, name), name, namespace)
 
 
@@ -369,7 +369,8 @@ def _kubeconfig_client(files: str, context: str) -> ApiClient:
         raise ClusterError(f"{files}: context {context!r}: {one_line(error)}") from error
 
 
-def _context(files: str, wanted: str | None) -> tuple[str, str]:
+def kubeconfig_context(files: str, wanted: str | None) -> tuple[str, str]:
+    """Return name and namespace of a context, by default the current one; raises ClusterError."""
     from kubernetes.config import list_kube_config_contexts
     from kubernetes.config.config_exception import ConfigException
 
@@ -424,7 +425,8 @@ def _raise_lost(error: Exception, server: str) -> NoReturn:
     raise ApiError(reason, f"{server}: {one_line(error)}") from error
 
 
-def _raise_refused(response: urllib3.BaseHTTPResponse, request: str) -> NoReturn:
+def raise_refused(response: urllib3.BaseHTTPResponse, request: str) -> NoReturn:
+    """Raise the ApiError for an answer that is no success."""
     body = b""
     with suppress(HTTPError, OSError, ValueError):
         body = response.read1(_MAX_REFUSAL_BYTES)

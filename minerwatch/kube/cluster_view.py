@@ -142,7 +142,7 @@ class ClusterNode:
 
     @property
     def synced_unix_s(self) -> float | None:
-        """When the pods were last known to be as they are here; None: not yet."""
+        """Time at which the pods were last known to be up to date; None: not yet."""
         return self._pods.synced_unix_s
 
     def blind_spot(self, unmapped: int) -> str:
@@ -166,7 +166,7 @@ class ClusterNode:
         """Return the facts about the container's place in the cluster."""
         return identity_facts(self.identity(container))
 
-    def tell(self, observations: Iterable[Observation]) -> None:
+    def announce(self, observations: Iterable[Observation]) -> None:
         """Queue Events on pods whose verdict changed, worst first; called at every tick."""
         if self._events is None:
             return
@@ -174,9 +174,9 @@ class ClusterNode:
             identity = self.identity(observation.container)
             if identity is not None and self.may_announce(observation.container):
                 names = attributions.public_text(identity.owners)
-                self._events.tell(identity.pod, identity.container, observation.verdict, names)
+                self._events.announce(identity.pod, identity.container, observation.verdict, names)
 
-    def tell_action(
+    def announce_action(
         self,
         pod: Pod,
         container: Container,
@@ -189,7 +189,7 @@ class ClusterNode:
             identity = self.identity(container)
             name = identity.container if identity else short_id(container)
             names = attributions.public_text(identity.owners if identity else ())
-            self._events.tell_action(pod, name, reason, container.key, findings, abuse, names)
+            self._events.announce_action(pod, name, reason, container.key, findings, abuse, names)
 
     def failures(self) -> Iterator[tuple[str, str, int]]:
         """Return failures since the start: probe, reason, count."""
@@ -198,7 +198,7 @@ class ClusterNode:
             yield from ((name, reason, count) for reason, count in counts)
 
     def close(self) -> None:
-        """Lets go of the cluster; within 4 s."""
+        """Close the connections to the cluster, within 4 s."""
         if self._events is not None:
             self._events.close()
         self._pods.close()

@@ -3,7 +3,7 @@
 Event v1 events.k8s.io in the API reference, and ``ValidateEventCreate`` of Kubernetes: a note has
 at most 1,024 bytes; once created, only the series of an event may change.
 
-``EventSender.tell`` never waits: it puts events into a bounded queue, which a thread sends.
+``EventSender.announce`` never waits: it puts events into a bounded queue, which a thread sends.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _MAX_NAME_LENGTH = 253  # a DNS subdomain (RFC 1123)
 _MAX_INSTANCE_LENGTH = 128
 _MERGE_PATCH = "application/merge-patch+json"
 _MAX_WAITING = 100
-_MAX_TOLD = 10_000
+_MAX_ANNOUNCED = 10_000
 _MAX_SERIES = 1000
 _CLOSE_S = 1.5
 _NO_SUBDOMAIN = re.compile(r"[^a-z0-9.-]")
@@ -102,7 +102,7 @@ ACTION_REASONS: Mapping[Action, EventReason] = {
     Action.EVICT: EventReason.EVICTED,
     Action.DELETE: EventReason.DELETED,
 }
-"""What is told of an action that was carried out."""
+"""Text of the Event on an action that was carried out."""
 
 
 _ALMOST_CERTAIN = "container {name} almost certainly {does}"
@@ -222,14 +222,14 @@ class EventSender:
         self._rng = rng or random.Random()  # noqa: S311 - spreads requests
         self._tokens = float(self._pace.burst)
         self._tokens_s = time.monotonic()
-        self._told: OrderedDict[_Subject, Mapping[Abuse, Level]] = OrderedDict()
+        self._announced: OrderedDict[_Subject, Mapping[Abuse, Level]] = OrderedDict()
         self._series: OrderedDict[_SeriesKey, _Series] = OrderedDict()
         self._lock = Lock()  # guards what was sent, and the counts
         self._waiting: queue.Queue[_News | None] = queue.Queue(_MAX_WAITING)
         self._closing = Event()
         self._thread = Worker("events", self._run).start()
 
-    def tell(self, pod: Pod, container: str, verdict: Verdict, owners: str = "") -> None:
+    def announce(self, pod: Pod, container: str, verdict: Verdict, owners: str = "") -> None:
         """Queue an Event if ``verdict`` is new to the owner of ``pod``; return at once.
 
         It is new when the level of a kind of abuse, without experimental rules, rises to likely or
@@ -249,12 +249,12 @@ class EventSender:
                 return
             self._tokens -= 1
             if reason is EventReason.CLEARED:
-                del self._told[subject]
+                del self._announced[subject]
             else:
-                told = {**self._told.get(subject, {}), abuse: levels[abuse]}
-                _remember(self._told, subject, told, _MAX_TOLD)
+                announced = {**self._announced.get(subject, {}), abuse: levels[abuse]}
+                _remember(self._announced, subject, announced, _MAX_ANNOUNCED)
 
-    def tell_action(
+    def announce_action(
         self,
         pod: Pod,
         container: str,
@@ -301,12 +301,12 @@ class EventSender:
         self, subject: _Subject, levels: Mapping[Abuse, Level]
     ) -> tuple[EventReason, Abuse] | None:
         """Return what is new: of several kinds of abuse the worst, the others at later ticks."""
-        told = self._told.get(subject, {})
+        announced = self._announced.get(subject, {})
         if not levels:
-            worst = max(told, key=told.__getitem__, default=None)
+            worst = max(announced, key=announced.__getitem__, default=None)
             return None if worst is None else (EventReason.CLEARED, worst)
         for abuse, level in levels.items():
-            if level >= Level.LIKELY and level > told.get(abuse, Level.CLEAR):
+            if level >= Level.LIKELY and level > announced.get(abuse, Level.CLEAR):
                 is_sure = level is Level.CONFIRMED
                 return (EventReason.CONFIRMED if is_sure else EventReason.SUSPECTED), abuse
         return None
@@ -336,7 +336,7 @@ class EventSender:
                     break
                 if self._now_unix_s() - news.at_unix_s > self._pace.give_up_s:
                     with self._lock:  # the next tick sends it again
-                        self._told.pop(news.subject, None)
+                        self._announced.pop(news.subject, None)
                     break
                 wait_s = max(error.retry_after_s or 0.0, backoff.next_s())
                 self._closing.wait(min(wait_s, self._pace.longest_delay_s))
@@ -366,9 +366,9 @@ class EventSender:
     def _has_gone_on(self, key: _SeriesKey, series: _Series, at_unix_s: float) -> bool:
         """Count the series on; False if its event is no more: servers keep them for an hour."""
         count = series.count + 1
-        told = {"series": {"count": count, "lastObservedTime": micro_time(at_unix_s)}}
+        patch = {"series": {"count": count, "lastObservedTime": micro_time(at_unix_s)}}
         try:
-            self._call("PATCH", series.path, told, content_type=_MERGE_PATCH)
+            self._call("PATCH", series.path, patch, content_type=_MERGE_PATCH)
         except ApiError as error:
             if error.reason != "missing":
                 raise
@@ -410,8 +410,8 @@ def _cut(text: str, limit_bytes: int) -> str:
 def _event_name(news: _News, series_s: float) -> str:
     """Return the same name for the same event within ``series_s``, so that it exists once."""
     window = int(news.at_unix_s // series_s)
-    told = f"{news.pod.uid}\n{news.container}\n{news.reason.of(news.abuse)}\n{window}"
-    unique = "." + hashlib.sha256(told.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+    identity = f"{news.pod.uid}\n{news.container}\n{news.reason.of(news.abuse)}\n{window}"
+    unique = "." + hashlib.sha256(identity.encode("utf-8", "backslashreplace")).hexdigest()[:16]
     start = _NO_SUBDOMAIN.sub("-", news.pod.name)[: _MAX_NAME_LENGTH - len(unique)]
     return (start.strip(".-") + unique).lstrip(".")
 
@@ -434,7 +434,7 @@ def _body(news: _News, name: str, node: str) -> dict[str, object]:
 
 def _regarding(pod: Pod, container: str) -> dict[str, str]:
     """The pod; and the field of its container, unless that is nested in one that the API knows."""
-    told = {
+    about = {
         "apiVersion": "v1",
         "kind": "Pod",
         "namespace": pod.namespace,
@@ -443,7 +443,7 @@ def _regarding(pod: Pod, container: str) -> dict[str, str]:
     }
     kinds = (each.kind for each in pod.containers if each.name == container)
     fields = [f"{_FIELD_PATHS[kind]}{{{container}}}" for kind in kinds]
-    return {**told, "fieldPath": fields[0]} if fields else told
+    return {**about, "fieldPath": fields[0]} if fields else about
 
 
 def _remember(held: OrderedDict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:

@@ -29,14 +29,7 @@ from minerwatch.api.types import AgentStatus, ContainerStatus, NodeAnswer, NodeR
 from minerwatch.errors import ClusterError
 from minerwatch.kube import objects
 from minerwatch.kube.agent_port import AgentPort, AgentPorts
-from minerwatch.kube.client import (
-    JSON,
-    METADATA_ONLY,
-    ApiError,
-    Cluster,
-    decoded,
-    one_line,
-)
+from minerwatch.kube.client import JSON, METADATA_ONLY, ApiError, Cluster, decoded, one_line
 from minerwatch.kube.pod_exec import Container, output
 
 DEFAULT_SELECTOR = "app.kubernetes.io/name=minerwatch"
@@ -229,10 +222,7 @@ class Fleet:
         self._asked: dict[str, Future[NodeReport]] = {}  # by pod; some may have been given up
 
     def survey(
-        self,
-        agents: Agents,
-        query: Query = SNAPSHOT,
-        on_answer: Callable[[], None] = lambda: None,
+        self, agents: Agents, query: Query = SNAPSHOT, on_answer: Callable[[], None] = lambda: None
     ) -> Survey:
         """Query all agents; ``on_answer`` is called for each. Late answers are dropped."""
         reports: dict[str, NodeReport] = {}
@@ -396,7 +386,7 @@ def _trouble(status: objects.PodStatus, container: str) -> str:
 
 
 def _one_a_node(agents: Sequence[AgentPod]) -> tuple[AgentPod, ...]:
-    """In the nodes' order; of several on one node that which runs: a DaemonSet may be rolling."""
+    """Return one agent a node, in the nodes' order: that which runs, while a DaemonSet rolls."""
     found: dict[str, AgentPod] = {}
     for agent in agents:
         known = found.get(agent.node)

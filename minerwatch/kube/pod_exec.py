@@ -65,7 +65,7 @@ def output(
     until_s = time.monotonic() + timeout_s
     socket = _connected(cluster, container, command)
     try:
-        return _Printed(limit_bytes, timeout_s).read(socket, until_s)
+        return PrintedOutput(limit_bytes, timeout_s).read(socket, until_s)
     finally:
         socket.shutdown()  # type: ignore[no-untyped-call]  # without a handshake, which waits
 
@@ -93,13 +93,14 @@ def _connected(cluster: Cluster, container: Container, command: Sequence[str]) -
         options = websocket_proxycare(options, configuration, url, headers)
         socket.connect(url, **options)  # type: ignore[no-untyped-call]
     except WebSocketBadStatusException as error:
-        raise _refused(error) from error
+        raise refused(error) from error
     except (WebSocketException, OSError, ValueError) as error:
         raise ApiError("connection", one_line(error)) from error
     return socket
 
 
-def _refused(error: Any) -> ApiError:
+def refused(error: Any) -> ApiError:
+    """Return the error for a refusal before the first message."""
     status = int(error.status_code)
     try:
         message = msgspec.json.decode(getattr(error, "resp_body", None) or b"", type=Status).message
@@ -108,7 +109,9 @@ def _refused(error: Any) -> ApiError:
     return refusal(status, one_line(message) if message else f"the API server answers {status}")
 
 
-class _Printed:
+class PrintedOutput:
+    """Output of a command, as the messages of an exec bring it."""
+
     def __init__(self, limit_bytes: int, timeout_s: float = float("inf")) -> None:
         self._limit_bytes = limit_bytes
         self._timeout_s = timeout_s

@@ -86,6 +86,64 @@ class Clocks(NamedTuple):
 _CLOCKS = Clocks()
 
 
+class WatchDelays:
+    """Delays between the requests of one watch.
+
+    All agents fail at the same moment: a server that stops ends its watches, in good order or not,
+    and refuses every request before it is back.
+    """
+
+    def __init__(self, pace: Pace, rng: random.Random, monotonic_s: Callable[[], float]) -> None:
+        self._pace = pace
+        self._rng = rng
+        self._monotonic_s = monotonic_s
+        self._opened_s: float | None = None  # the watch that is open, or was last
+        self._ends_s = 0.0  # when the server is to end it
+        delays = (pace.first_delay_s, pace.longest_delay_s, rng)
+        self._after_failure = Backoff(*delays)
+        # Apart: a server that was away answers 410, and the list that follows must not wait for as
+        # long as the server was away.
+        self._after_gone = Backoff(*delays)
+
+    @property
+    def is_open(self) -> bool:
+        """Return True if a watch was opened since the last request began."""
+        return self._opened_s is not None
+
+    @property
+    def failures(self) -> int:
+        """Return the number of failures in a row."""
+        return self._after_failure.failures
+
+    def begin(self) -> None:
+        """Forget the last watch: another request begins."""
+        self._opened_s = None
+
+    def opened(self, watch_s: float) -> float:
+        """Record that a watch of ``watch_s`` is open; return the time now."""
+        self._opened_s = self._monotonic_s()
+        self._ends_s = self._opened_s + watch_s
+        return self._opened_s
+
+    def next_s(self, error: Exception | None) -> float:
+        """Return how long to leave the server alone; 0 after a watch that ended in its time."""
+        now_s = self._monotonic_s()
+        held_s = 0.0 if self._opened_s is None else now_s - self._opened_s
+        is_cut = self._opened_s is not None and now_s < self._ends_s - _ON_TIME_S
+        if held_s >= self._pace.settled_s:
+            self._after_failure.reset()
+            self._after_gone.reset()
+            if error is None and not is_cut:
+                return 0.0
+        is_gone = error is not None and reason_of(error) == "gone"
+        delay_s = (self._after_gone if is_gone else self._after_failure).next_s()
+        if is_cut or not is_gone:
+            delay_s = max(delay_s, self._rng.uniform(0, self._pace.spread_s))
+        asked_s = getattr(error, "retry_after_s", None) or 0.0
+        asked_s = min(asked_s, self._pace.longest_retry_after_s) * self._rng.uniform(1, 1.5)
+        return max(delay_s, asked_s)
+
+
 class PodWatch:
     """Follow the pods of ``node``; for many threads.
 
@@ -130,13 +188,7 @@ class PodWatch:
         self._version = ""  # that the cache is at; "": all pods must be listed
         self._list_version = _FROM_CACHE
         self._has_progressed = True  # since the last list
-        self._opened_s: float | None = None  # monotonic; the watch that is open, or was last
-        self._ends_s = 0.0  # monotonic; when the server is to end it
-        delays = (self._pace.first_delay_s, self._pace.longest_delay_s, rng)
-        self._after_failure = Backoff(*delays)
-        # Apart: a server that was away answers 410, and the list that follows must not wait for as
-        # long as the server was away.
-        self._after_gone = Backoff(*delays)
+        self._delays = WatchDelays(self._pace, rng, clocks.monotonic_s)
         self._closing = closing or Event()
         self._answer_lock = Lock()
         self._answer: Response | None = None  # that the thread may be waiting for
@@ -159,26 +211,27 @@ class PodWatch:
     @property
     def is_following(self) -> bool:
         """Return True while a watch is open."""
-        return self._answer is not None and self._opened_s is not None
+        return self._answer is not None and self._delays.is_open
 
     def run(self) -> None:
         """Follow in this thread, until closed from another one."""
         while not self._closing.is_set():
             error: Exception | None = None
-            self._opened_s = None
+            self._delays.begin()
             try:
                 if not self._version:
-                    self._list()
-                self._follow()
+                    self.list_all()
+                self.follow()
             except Exception as failure:  # noqa: BLE001 - nothing may end this thread
                 error = failure
             if self._closing.is_set():
                 return
             if error is not None:
                 self._note(error)
-            self._closing.wait(self._delay_s(error))
+            self._closing.wait(self._delays.next_s(error))
 
-    def _list(self) -> None:
+    def list_all(self) -> None:
+        """Replace what is known by a list of all pods; raises ApiError."""
         query: dict[str, str | int] = {"fieldSelector": self._selector, "limit": _PAGE_ITEMS}
         if self._list_version:
             query["resourceVersion"] = self._list_version
@@ -211,7 +264,7 @@ class PodWatch:
                 raise ApiError("garbage", f"{PATH}: not a list: {error}") from error
             return decoded(page.metadata, Metadata, f"the metadata of {PATH}")
 
-    def _follow(self) -> None:
+    def follow(self) -> None:
         """Take in what happens until the watch ends; raises ApiError unless it ends in order."""
         watch_s = self._rng.uniform(self._pace.shortest_watch_s, self._pace.longest_watch_s)
         query: dict[str, str | int] = {
@@ -222,12 +275,11 @@ class PodWatch:
             "timeoutSeconds": max(1, round(watch_s)),
         }
         answer = self._cluster.open("GET", PATH, query, timeout_s=self._pace.answer_s)
-        self._opened_s = self._monotonic_s()
-        self._ends_s = self._opened_s + watch_s
+        opened_s = self._delays.opened(watch_s)
         patience_s = watch_s + self._pace.answer_s
         with self._reading(answer):
             answer.wait_for_pieces(patience_s)
-            for line in _lines(answer, self._opened_s + patience_s, self._monotonic_s):
+            for line in _lines(answer, opened_s + patience_s, self._monotonic_s):
                 self._take(line)
         self._progress()
 
@@ -278,7 +330,7 @@ class PodWatch:
         self.trouble, self.trouble_reason = one_line(error), reason
         self._count(reason if reason in self.failures else "server", error)
         # The server may have another address or authority, which the configuration tells.
-        is_lost = self._after_failure.failures % _RENEWED_EVERY == _RENEWED_EVERY - 1
+        is_lost = self._delays.failures % _RENEWED_EVERY == _RENEWED_EVERY - 1
         if reason == "unauthorized" or (reason == "connection" and is_lost):
             self._cluster.renew_credentials()
         elif reason in {"gone", "garbage", "unexpected"}:
@@ -291,29 +343,6 @@ class PodWatch:
         self.failures[reason] += 1
         with suppress(Exception):  # whatever reports it must not end this thread
             self._on_error(reason, error)
-
-    def _delay_s(self, error: Exception | None) -> float:
-        """Return how long to leave the server alone; 0 after a watch that ended in its time.
-
-        All agents fail at the same moment: a server that stops ends its watches, in good order or
-        not, and refuses every request before it is back.
-        """
-        now_s = self._monotonic_s()
-        held_s = 0.0 if self._opened_s is None else now_s - self._opened_s
-        is_cut = self._opened_s is not None and now_s < self._ends_s - _ON_TIME_S
-        has_settled = held_s >= self._pace.settled_s
-        if has_settled:
-            self._after_failure.reset()
-            self._after_gone.reset()
-            if error is None and not is_cut:
-                return 0.0
-        is_gone = error is not None and reason_of(error) == "gone"
-        delay_s = (self._after_gone if is_gone else self._after_failure).next_s()
-        if is_cut or not is_gone:
-            delay_s = max(delay_s, self._rng.uniform(0, self._pace.spread_s))
-        asked_s = getattr(error, "retry_after_s", None) or 0.0
-        asked_s = min(asked_s, self._pace.longest_retry_after_s) * self._rng.uniform(1, 1.5)
-        return max(delay_s, asked_s)
 
 
 def _lines(answer: Response, until_s: float, monotonic_s: Callable[[], float]) -> Iterator[bytes]:

@@ -190,7 +190,7 @@ def load_libbpf() -> ctypes.CDLL:
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name, None)
         if function is None:
-            raise BpfUnavailableError(f"libbpf is too old: it has no {name}")
+            raise BpfUnavailableError(f"libbpf is too old: it has no {name}; update it")
         function.restype, function.argtypes = result, arguments
     library.libbpf_set_print(None)  # it would write to standard error
     library.libbpf_set_strict_mode(0xFFFFFFFF)  # before 1.0: errors are null and errno, as after

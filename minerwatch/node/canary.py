@@ -24,7 +24,7 @@ _COMMAND = (sys.executable, "-I", "-S", "-c", "import sys; sys.stdin.read()", WO
 
 
 class Canary:
-    """At most one process, in the cgroup of the process that plants it."""
+    """One process at most, in the cgroup of the process that plants it."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None

@@ -18,13 +18,7 @@ from minerwatch.model import Container, ContainerKey, ContainerKind, CpuLimit
 from minerwatch.node.cgroup_counters import CpuCounters
 from minerwatch.node.cgroup_files import CgroupFiles, ProcessCgroups
 from minerwatch.node.cgroup_members import MemberReader
-from minerwatch.node.cgroup_state import (
-    Accounts,
-    Cgroup,
-    CgroupBounds,
-    ContainerState,
-    KnownTree,
-)
+from minerwatch.node.cgroup_state import Accounts, Cgroup, CgroupBounds, ContainerState, KnownTree
 from minerwatch.node.cgroup_walk import CgroupWalk
 
 _MAX_UNPLACED = 1000
@@ -59,12 +53,7 @@ class CgroupTree:
     """
 
     def __init__(
-        self,
-        sys: Path,
-        proc: Path,
-        *,
-        units: bool = True,
-        bounds: CgroupBounds | None = None,
+        self, sys: Path, proc: Path, *, units: bool = True, bounds: CgroupBounds | None = None
     ) -> None:
         """Raises NodeError if no hierarchy can be read.
 

@@ -34,7 +34,7 @@ _Prefixes = dict[tuple[int, int], set[int]]
 
 
 class ClusterNetworks:
-    """Tells addresses inside the cluster from others; the routes are read every ten minutes."""
+    """Recognises addresses inside the cluster; the routes are read every ten minutes."""
 
     def __init__(self, listed: Iterable[str] = (), proc: str = "/proc") -> None:
         """``listed``: networks as text, valid ones."""

@@ -40,7 +40,7 @@ class EngineContainer:
     name: str
     image: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
-    is_paused: bool = False  # docker only; podman's files do not say it
+    is_paused: bool = False  # docker only; podman's files do not have it
 
 
 class _DockerConfig(msgspec.Struct):

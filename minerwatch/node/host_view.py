@@ -24,13 +24,7 @@ from minerwatch.model import (
     PodContainer,
     PodContainerKind,
 )
-from minerwatch.node.engine_files import (
-    COMPOSE_PROJECT,
-    DOCKER,
-    PODMAN,
-    EngineContainer,
-    user_of,
-)
+from minerwatch.node.engine_files import COMPOSE_PROJECT, DOCKER, PODMAN, EngineContainer, user_of
 from minerwatch.node.engine_names import EngineNames, Home
 from minerwatch.node.processes import Account, accounts
 
@@ -114,7 +108,7 @@ class HostView:
         """Return the user whose slice it is in, or else the compose project."""
         return _owner(pod)
 
-    def tell_action(self, *_told: object, **_more: object) -> None:
+    def announce_action(self, *_about: object, **_more: object) -> None:
         """Do nothing: a host has no Events."""
 
     def facts(self, container: Container) -> Facts:

@@ -110,7 +110,7 @@ class _Seen:
 
 
 class PodSockets:
-    """Watches the namespaces that it is told to; ``failures`` are those of the source."""
+    """Watches given namespaces; ``failures`` are those of the source."""
 
     def __init__(self, source: PodSocketsSource, networks: ClusterNetworks | None = None) -> None:
         """``networks``: inside the cluster; used by the thread."""

@@ -209,11 +209,7 @@ class ProcessReader:
         return None if memory is None else int((memory.rss_mib + memory.hugetlb_mib) * (1 << 20))
 
     def _read_batch(
-        self,
-        pids: Sequence[int],
-        time_left: TimeLeft,
-        found: dict[int, Process],
-        mixed: list[int],
+        self, pids: Sequence[int], time_left: TimeLeft, found: dict[int, Process], mixed: list[int]
     ) -> None:
         drafts: dict[int, _Draft] = {}
         for pid in pids:

@@ -11,11 +11,7 @@ from operator import itemgetter
 from struct import Struct
 
 from minerwatch.model import FpSample, ProcessId, ProcessStat
-from minerwatch.node.bpf_iterator import (
-    OUTSIDE_HOST_PIDS,
-    BpfIterator,
-    BpfUnavailableError,
-)
+from minerwatch.node.bpf_iterator import OUTSIDE_HOST_PIDS, BpfIterator, BpfUnavailableError
 from minerwatch.node.proc_files import decoded
 
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h

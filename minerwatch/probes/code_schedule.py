@@ -1,4 +1,4 @@
-"""When samples of executed code are read, and when those of known processes are classified."""
+"""Times at which samples of executed code are read, and those of known processes classified."""
 
 from __future__ import annotations
 

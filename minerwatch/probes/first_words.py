@@ -1,4 +1,4 @@
-"""First words of connections, with the processes that said them: facts of all processes.
+"""First words of connections, with the processes that sent them: facts of all processes.
 
 A thread takes the packets that the kernel's filter passes, within a share of one core and a number
 a second of each interface. A connection is found among the sockets by its server and the sequence
@@ -56,7 +56,7 @@ _KEPT_S = 600.0
 """After the connection was closed."""
 
 _Said = tuple[int, tuple[str, ...], str]
-"""The sequence number of the SYN, and what was said: the same in all copies of a packet."""
+"""The sequence number of the SYN and the first words: the same in all copies of a packet."""
 
 
 class PacketSource(Protocol):
@@ -125,7 +125,7 @@ class _Kept:
 
 
 _Processes = OrderedDict[ProcessId, dict[int, _Kept]]
-"""What each process said, by the inode of the connection."""
+"""Words that each process sent, by the inode of the connection."""
 
 
 class WantedNames:
@@ -162,12 +162,7 @@ class FirstWordsProbe:
     """
 
     def __init__(
-        self,
-        packets: PacketSource,
-        connections: Connections,
-        links: Links,
-        *,
-        proc: str = "/proc",
+        self, packets: PacketSource, connections: Connections, links: Links, *, proc: str = "/proc"
     ) -> None:
         self._counts = dict.fromkeys(("left", "crowded", "unplaced"), 0)
         self._packets = packets
@@ -315,7 +310,7 @@ class FirstWordsProbe:
         return holder.namespace != self._links.namespace or not came_by
 
     def _keep(self, holder: Holder, said: _Said, now_s: float) -> bool:
-        """Keep what was said; return False if the process has exited."""
+        """Keep the words; return False if the process has exited."""
         try:
             line = read_once(f"{self._proc}/{holder.pid}/stat", STAT_BYTES)
         except OSError:

@@ -129,14 +129,14 @@ class _Known:
 
     def add_possible(self, placed: Sequence[tuple[GpuUse, GpuUser]], attributed: set[int]) -> None:
         """Add what containers may use of devices whose rate is not ``attributed`` to one."""
-        told, untold = (
+        measured, unmeasured = (
             {(use.device, user.container) for use, user in placed if (use.busy is None) is wanted}
             for wanted in (False, True)
         )
         for index, (device, users) in enumerate(zip(self.sample.devices, self.users, strict=True)):
             rate = _UNKNOWN_SHARE if device.busy is None else device.busy
             for key in users if index not in attributed else ():
-                if key is not None and (index, key) not in told - untold:
+                if key is not None and (index, key) not in measured - unmeasured:
                     self.containers[key].possible += max(0.0, rate - self.busy[index][key])
 
 

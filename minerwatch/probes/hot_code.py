@@ -166,7 +166,7 @@ class HotCode:
     ) -> set[ContainerKey]:
         """Gather addresses, each for ``period_s`` of CPU time, and ask.
 
-        Return the containers that an answer was taken for.
+        Return the containers with a new answer.
         """
         with self._lock:
             answered = self._take_answers()

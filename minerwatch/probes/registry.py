@@ -1,6 +1,7 @@
-"""All probes that are on, and why the others are off.
+"""The probes of suspects that are on, and why the others are off.
 
 Probes are isolated: each fails alone, and is counted and timed. None of them waits for a process.
+Probes of all processes or pods are opened by ``agent.monitor``.
 """
 
 from __future__ import annotations
@@ -58,9 +59,7 @@ class _Sources:
     networks: Sequence[str]
 
 
-def _reading(
-    open_probe: Callable[[_Sources], Probe],
-) -> Callable[[_Sources], Probe | str]:
+def _reading(open_probe: Callable[[_Sources], Probe]) -> Callable[[_Sources], Probe | str]:
     """Open a probe that reads other users' processes."""
     return lambda sources: open_probe(sources) if sources.can_read_processes else LACKS_PTRACE
 
@@ -94,7 +93,7 @@ _PROBES: dict[str, Callable[[_Sources], Probe | str]] = {
 
 
 class Probes:
-    """All probes that are on; ``status`` has the others, too."""
+    """All probes of suspects that are on; ``status`` has the others, too."""
 
     def __init__(
         self,

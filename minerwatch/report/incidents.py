@@ -15,7 +15,7 @@ from minerwatch.api.journal import ActionLine, AgentLine, AnyLine, Usage, UsageL
 from minerwatch.fair_queue import interleaved
 from minerwatch.format import rfc3339
 from minerwatch.model import Level
-from minerwatch.report.intervals import Interval, intervals, unix_s
+from minerwatch.report.intervals import Interval, intervals, length_s, unix_s
 
 MAX_INCIDENTS = 500
 MAX_GAPS = 100
@@ -118,7 +118,7 @@ def node_history(
     for line in actions:
         _add_action(sums, line)
     _keep_foremost(sums)
-    longest = sorted(sums.gaps, key=_length_s, reverse=True)[:MAX_GAPS]
+    longest = sorted(sums.gaps, key=length_s, reverse=True)[:MAX_GAPS]
     of_pod = _by_pod(sums.actions.values())
     return NodeHistory(
         node=sums.node,
@@ -329,7 +329,3 @@ def _days(start_s: float, end_s: float) -> Iterator[tuple[str, float]]:
 
 def _hours(core_s: float) -> float:
     return round(min(max(core_s / 3600, 0.0), _MAX_HOURS), 3)
-
-
-def _length_s(gap: Gap) -> float:
-    return (unix_s(gap.until) or 0.0) - (unix_s(gap.since) or 0.0)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+from minerwatch.api.history import Gap
 from minerwatch.api.journal import AnyLine, UsageLine
 
 MAX_HOLE_S = 60.0
@@ -27,6 +28,11 @@ def unix_s(at: str) -> float | None:
         return datetime.fromisoformat(at).timestamp()
     except (ValueError, TypeError, OverflowError, OSError):
         return None
+
+
+def length_s(gap: Gap) -> float:
+    """Return the length of a gap."""
+    return (unix_s(gap.until) or 0.0) - (unix_s(gap.since) or 0.0)
 
 
 def intervals(lines: Iterable[AnyLine], since_s: float, until_s: float) -> Iterator[Interval]:

@@ -20,7 +20,7 @@ from minerwatch.untrusted_text.display import printable
 from minerwatch.untrusted_text.redaction import redacted
 
 MAX_EVIDENCE_LENGTH = 256
-_MAX_SAID = 200  # of one event; a tenant that causes many must not silence others
+_MAX_LOGGED = 200  # of one event; a tenant that causes many must not silence others
 _MAX_FIELD_LENGTH = 4096
 _MAX_REASONS_LENGTH = 1024
 _MAX_FINDINGS = 10
@@ -77,7 +77,7 @@ class Once:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._said: dict[str, set[str]] = {}
+        self._logged: dict[str, set[str]] = {}
 
     def warning(self, event: str, about: str = "", **fields: Any) -> None:
         """Log ``event``, unless it was logged ``about`` the same before."""
@@ -92,11 +92,11 @@ class Once:
             self._log.error(event, error=repr(error), place=place)
 
     def _is_news(self, event: str, about: str) -> bool:
-        said = self._said.setdefault(event, set())
-        if about in said or len(said) > _MAX_SAID:
+        logged = self._logged.setdefault(event, set())
+        if about in logged or len(logged) > _MAX_LOGGED:
             return False
-        said.add(about)
-        if len(said) > _MAX_SAID:
+        logged.add(about)
+        if len(logged) > _MAX_LOGGED:
             self._log.warning("no more of these are logged until a restart", about=event)
             return False
         return True
@@ -120,7 +120,7 @@ class _Bucket:
     lines: float
     at_s: float
     left_out: int = 0
-    told_at_s: dict[str, float] = field(default_factory=dict)  # level -> when it was logged last
+    logged_at_s: dict[str, float] = field(default_factory=dict)  # level -> when it was logged last
 
 
 class LogLimit:
@@ -145,14 +145,14 @@ class LogLimit:
         """
         own = _refilled(self._containers, container, self._per_container, at_s)
         shared = _refilled(self._namespaces, namespace, self._per_namespace, at_s)
-        is_news = at_s - own.told_at_s.get(level, -_HOUR_S) >= _HOUR_S
+        is_news = at_s - own.logged_at_s.get(level, -_HOUR_S) >= _HOUR_S
         if shared.lines < 1 or (own.lines < 1 and not is_news):
             own.left_out += 1
             self.left_out += 1
             return None
         shared.lines -= 1
         own.lines = max(0.0, own.lines - 1)
-        own.told_at_s[level] = at_s
+        own.logged_at_s[level] = at_s
         left_out, own.left_out = own.left_out, 0
         return left_out
 

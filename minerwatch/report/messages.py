@@ -1,4 +1,4 @@
-"""Messages to people and to other systems: what is said of a container, in each format. Pure.
+"""Messages on a container to people and to other systems, in each format. Pure.
 
 Slack and Mattermost: ``text`` of an incoming webhook, in which ``&<>`` are escaped; names stand in
 code spans, where nothing in them mentions anybody. Teams: an adaptive card, as its Workflows take
@@ -23,7 +23,7 @@ from minerwatch.untrusted_text.redaction import redacted
 
 SCHEMA_VERSION = 1
 ACTION = "action"
-"""The event of notices that say what was done: no other notices keep them out."""
+"""The event of notices on actions, which other notices cannot displace."""
 
 _MAX_NAME = 256
 _MAX_TITLES = 3
@@ -33,14 +33,11 @@ _MAX_TEXT_BYTES = 10_000  # of these lines: Teams refuses 28 KB, Zulip cuts at 1
 _MAX_NOTICES = {MessageFormat.FALCO: 1, MessageFormat.JSON: 50}  # of one request
 _MAX_COMMAND_LINES = 3
 _MAX_COMMAND_LINE = 300
-_PRIORITIES: Mapping[str, str] = {
-    Level.CONFIRMED.label: "Critical",
-    Level.LIKELY.label: "Warning",
-}
+_PRIORITIES: Mapping[str, str] = {Level.CONFIRMED.label: "Critical", Level.LIKELY.label: "Warning"}
 
 
 class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing to say of a container; the JSON format is a list of these."""
+    """A notice on a container; the JSON format is a list of these."""
 
     at: str  # RFC 3339
     event: str  # "verdict": the level rose; "cleared"; "action": something was done about it
@@ -97,7 +94,7 @@ def notice(
     abuse: str = "",
     level: str = "",
 ) -> Notice:
-    """Return what is said of ``status``, which must be public (``api.snapshot``).
+    """Return the notice on ``status``, which must be public (``api.snapshot``).
 
     ``abuse``, with its ``level``: one kind of several; "": that of the verdict.
     """
@@ -146,7 +143,7 @@ def _fit(text: str, limit: int) -> str:
 
 
 def bodies(message_format: MessageFormat, batch: Batch) -> Iterator[tuple[bytes, Batch]]:
-    """Yield the bodies of the requests that say ``batch``, each with its part of it."""
+    """Yield the bodies of the requests that carry ``batch``, each with its part of it."""
     for part in _parts(message_format, batch):
         yield msgspec.json.encode(_BODIES[message_format](part)), part
 
@@ -168,11 +165,7 @@ def _reasons(findings: Iterable[FindingStatus]) -> Iterator[str]:
 
 
 def _json(batch: Batch) -> dict[str, Any]:
-    return {
-        "version": SCHEMA_VERSION,
-        "notices": batch.notices,
-        "left_out": dict(batch.left_out),
-    }
+    return {"version": SCHEMA_VERSION, "notices": batch.notices, "left_out": dict(batch.left_out)}
 
 
 def _slack(batch: Batch) -> dict[str, Any]:
@@ -197,28 +190,28 @@ def _teams(batch: Batch) -> dict[str, Any]:
 
 
 def _falco(batch: Batch) -> dict[str, Any]:
-    (said,) = batch.notices
+    (item,) = batch.notices
     return {
-        "output": ". ".join((_sentence(said, str), *_left_out(batch, str))),
-        "priority": _PRIORITIES.get(said.level, "Notice"),
-        "rule": f"minerwatch {said.event} {said.abuse or 'mining'}",
-        "time": said.at,
+        "output": ". ".join((_sentence(item, str), *_left_out(batch, str))),
+        "priority": _PRIORITIES.get(item.level, "Notice"),
+        "rule": f"minerwatch {item.event} {item.abuse or 'mining'}",
+        "time": item.at,
         "source": "minerwatch",
-        "hostname": said.node,
-        "tags": ["minerwatch", said.abuse or "mining", said.level],
+        "hostname": item.node,
+        "tags": ["minerwatch", item.abuse or "mining", item.level],
         "output_fields": {
-            "k8s.ns.name": said.namespace,
-            "k8s.pod.name": said.pod,
-            "container.name": said.container,
-            "container.id": said.container_id,
-            "container.image.repository": said.image,
-            "minerwatch.owner": said.owner,
-            "minerwatch.owner_claimed": said.owner_claimed,
-            "minerwatch.score": said.score,
-            "minerwatch.cpu_cores": said.cpu_cores,
-            "minerwatch.reasons": "; ".join(said.reasons),
-            "minerwatch.action": said.action,
-            "minerwatch.outcome": said.outcome,
+            "k8s.ns.name": item.namespace,
+            "k8s.pod.name": item.pod,
+            "container.name": item.container,
+            "container.id": item.container_id,
+            "container.image.repository": item.image,
+            "minerwatch.owner": item.owner,
+            "minerwatch.owner_claimed": item.owner_claimed,
+            "minerwatch.score": item.score,
+            "minerwatch.cpu_cores": item.cpu_cores,
+            "minerwatch.reasons": "; ".join(item.reasons),
+            "minerwatch.action": item.action,
+            "minerwatch.outcome": item.outcome,
             "minerwatch.left_out": sum(batch.left_out.values()),
         },
     }
@@ -260,23 +253,23 @@ def _left_out(batch: Batch, code: Callable[[str], str]) -> Iterator[str]:
         yield f"{count} left out, about {', '.join(named + others)}"
 
 
-def _sentence(said: Notice, code: Callable[[str], str]) -> str:
-    place = code(said.place)
-    claimed = " (claimed)" if said.owner_claimed else ""
-    owner = f", owner {code(said.owner)}{claimed}" if said.owner else ""
-    where = f"{place} on node {code(said.node)}{owner}"
-    if said.event == "cleared":
-        return f"CLEAR again{f', no more {said.abuse}' if said.abuse else ''}: {where}"
-    if said.event == ACTION:
-        cause = f" because of {said.abuse}" if said.abuse else ""
-        return f"{said.action.upper()} {said.outcome}{cause}: {where}"
-    target = f"{said.namespace}/{said.pod}" if said.pod else said.container
+def _sentence(item: Notice, code: Callable[[str], str]) -> str:
+    place = code(item.place)
+    claimed = " (claimed)" if item.owner_claimed else ""
+    owner = f", owner {code(item.owner)}{claimed}" if item.owner else ""
+    where = f"{place} on node {code(item.node)}{owner}"
+    if item.event == "cleared":
+        return f"CLEAR again{f', no more {item.abuse}' if item.abuse else ''}: {where}"
+    if item.event == ACTION:
+        cause = f" because of {item.abuse}" if item.abuse else ""
+        return f"{item.action.upper()} {item.outcome}{cause}: {where}"
+    target = f"{item.namespace}/{item.pod}" if item.pod else item.container
     option_end = ("--",) if target.startswith("-") else ()
     command = shlex.join(("minerwatch", "explain", *option_end, target))
-    reasons = "; ".join(code(reason) for reason in said.reasons)
+    reasons = "; ".join(code(reason) for reason in item.reasons)
     return (
-        f"{said.level.upper()} {said.abuse or 'mining'}, score {one_decimal(said.score)}: {where},"
-        f" {said.cpu_cores:.2f} cores. {reasons}."
+        f"{item.level.upper()} {item.abuse or 'mining'}, score {one_decimal(item.score)}: {where},"
+        f" {item.cpu_cores:.2f} cores. {reasons}."
         f" Look: {code(command)}"
     )
 

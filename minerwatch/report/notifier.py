@@ -38,7 +38,7 @@ DROPPED = "dropped"
 _MAX_WAITING = 500
 _MAX_WAITING_OF_OWNER = 20
 _MAX_OWNERS = 100  # that left-out notices are counted for by name
-_MAX_TOLD = 10_000
+_MAX_ANNOUNCED = 10_000
 _MAX_SECRET_BYTES = 4096
 _CLOSE_S = 1.5
 _LEVELS = {AnnouncedLevel.LIKELY: Level.LIKELY, AnnouncedLevel.CONFIRMED: Level.CONFIRMED}
@@ -65,7 +65,7 @@ class NotifyPace:
 
 
 class Receiver:
-    """One webhook: what it was told, what waits, and the thread that sends.
+    """One webhook: levels that were sent, pending notices, and the thread that sends them.
 
     ``failures`` counts failed requests by reason, and under ``dropped`` notices never sent.
     """
@@ -86,7 +86,7 @@ class Receiver:
         self._on_error = on_error
         self._pace = pace or NotifyPace()
         self._now_unix_s = now_unix_s
-        self._told: OrderedDict[ContainerKey, Mapping[Abuse, Level]] = OrderedDict()
+        self._announced: OrderedDict[ContainerKey, Mapping[Abuse, Level]] = OrderedDict()
         self._waiting: list[Notice] = []
         self._accounts: Counter[tuple[str, str]] = Counter()  # of those that wait
         self._left_out: Counter[str] = Counter()
@@ -96,23 +96,30 @@ class Receiver:
         self._closing = Event()
         self._thread = Worker(f"notify {self.name}", self._run).start()
 
-    def tell(self, verdict: Verdict, namespace: str, status: Callable[[], ContainerStatus]) -> None:
+    def announce(
+        self, verdict: Verdict, namespace: str, status: Callable[[], ContainerStatus]
+    ) -> None:
         """Queue a notice of each kind of abuse that is news to the receiver; return at once."""
-        told = self._told.get(verdict.container, {})
+        announced = self._announced.get(verdict.container, {})
         is_clear = verdict.level is Level.CLEAR
-        if not told and verdict.level < self._least:
+        if not announced and verdict.level < self._least:
             return
         kinds = {finding.abuse for finding in verdict.findings}
-        if told and not is_clear and told.keys() >= kinds and verdict.level <= min(told.values()):
+        if (
+            announced
+            and not is_clear
+            and announced.keys() >= kinds
+            and verdict.level <= min(announced.values())
+        ):
             return  # most ticks bring no news
-        news = self._news(told, announced_levels(verdict))
+        news = self._news(announced, announced_levels(verdict))
         if not news or not self._is_for(namespace):
             return
-        said, at = status(), self._now()
+        shown, at = status(), self._now()
         for abuse, level in news.items():
             self._queue(
                 notice(
-                    said,
+                    shown,
                     "cleared" if is_clear else "verdict",
                     at,
                     command_lines=self._settings.command_lines,
@@ -120,32 +127,32 @@ class Receiver:
                     level=level.label,
                 )
             )
-        self._told.pop(verdict.container, None)
+        self._announced.pop(verdict.container, None)
         if not is_clear:
-            self._told[verdict.container] = {**told, **news}
-            while len(self._told) > _MAX_TOLD:
-                self._told.popitem(last=False)
+            self._announced[verdict.container] = {**announced, **news}
+            while len(self._announced) > _MAX_ANNOUNCED:
+                self._announced.popitem(last=False)
 
     def _news(
-        self, told: Mapping[Abuse, Level], levels: Mapping[Abuse, Level]
+        self, announced: Mapping[Abuse, Level], levels: Mapping[Abuse, Level]
     ) -> dict[Abuse, Level]:
-        """Return the levels that rose; of a container that is clear, what it was told of."""
+        """Return the levels that rose; of a container that is clear, those that were sent."""
         if not levels:
-            return dict.fromkeys(told, Level.CLEAR)
+            return dict.fromkeys(announced, Level.CLEAR)
         return {
             abuse: level
             for abuse, level in levels.items()
-            if level >= self._least and level > told.get(abuse, Level.CLEAR)
+            if level >= self._least and level > announced.get(abuse, Level.CLEAR)
         }
 
-    def say(self, said: Notice) -> None:
+    def queue(self, item: Notice) -> None:
         """Queue a notice of an action; return at once."""
-        if self._is_for(said.namespace):
-            self._queue(said)
+        if self._is_for(item.namespace):
+            self._queue(item)
 
     def forget(self, container: ContainerKey) -> None:
         """Forget a container that is gone: its name may be long, and does not come again."""
-        self._told.pop(container, None)
+        self._announced.pop(container, None)
 
     def close(self) -> None:
         """End within 2 s; what has not been sent is dropped."""
@@ -161,13 +168,13 @@ class Receiver:
     def _now(self) -> str:
         return rfc3339(self._now_unix_s())
 
-    def _queue(self, said: Notice) -> None:
+    def _queue(self, item: Notice) -> None:
         with self._changed:
-            if said.event == ACTION or self._accounts[said.account] < _MAX_WAITING_OF_OWNER:
-                self._waiting.append(said)
-                self._accounts[said.account] += 1
+            if item.event == ACTION or self._accounts[item.account] < _MAX_WAITING_OF_OWNER:
+                self._waiting.append(item)
+                self._accounts[item.account] += 1
             else:
-                self._drop(said)
+                self._drop(item)
             if len(self._waiting) >= 2 * _MAX_WAITING:  # seldom: a tick that finds many waits
                 self._trim()
             self._changed.notify_all()
@@ -180,9 +187,9 @@ class Receiver:
             self._drop(each)
         self._accounts = Counter(each.account for each in self._waiting)
 
-    def _drop(self, said: Notice) -> None:
+    def _drop(self, item: Notice) -> None:
         self.failures[DROPPED] += 1
-        self._leave_out(said.owner or said.place, 1)
+        self._leave_out(item.owner or item.place, 1)
 
     def _leave_out(self, owner: str, count: int) -> None:
         is_named = owner in self._left_out or len(self._left_out) < _MAX_OWNERS
@@ -267,15 +274,17 @@ class Notifier:
         """Start a receiver for each of ``webhooks``."""
         return cls([Receiver(each, on_error) for each in webhooks])
 
-    def tell(self, verdict: Verdict, namespace: str, status: Callable[[], ContainerStatus]) -> None:
+    def announce(
+        self, verdict: Verdict, namespace: str, status: Callable[[], ContainerStatus]
+    ) -> None:
         """Queue a notice at each receiver to which ``verdict`` is news."""
         for receiver in self.receivers:
-            receiver.tell(verdict, namespace, status)
+            receiver.announce(verdict, namespace, status)
 
-    def say(self, said: Notice) -> None:
+    def queue(self, item: Notice) -> None:
         """Queue a notice of an action at each receiver."""
         for receiver in self.receivers:
-            receiver.say(said)
+            receiver.queue(item)
 
     def forget(self, container: ContainerKey) -> None:
         """Forget a container that is gone."""

@@ -13,14 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from minerwatch.errors import ListenError
-from minerwatch.report.http_server import (
-    BACKLOG,
-    Limits,
-    Listener,
-    Posts,
-    Routes,
-    ignore_error,
-)
+from minerwatch.report.http_server import BACKLOG, Limits, Listener, Posts, Routes, ignore_error
 
 _LIMITS = Limits(deadline_s=150.0)
 """An order may wait minutes for the API server."""

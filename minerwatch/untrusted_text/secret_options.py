@@ -1,4 +1,4 @@
-"""Options and positions by which programs are given secrets, where the name does not say so."""
+"""Options and positions by which programs are given secrets, where the name does not show it."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ expect          =send =exp_send
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """By what one program is given secrets."""
+    """Options and positions by which one program is given secrets."""
 
     beside: str = ""  # a word that must be there, too; "": none
     options: frozenset[str] = frozenset()

@@ -114,7 +114,7 @@ def _is_pass(word: str) -> bool:
 
 
 def _is_token(words: list[str]) -> bool:
-    """Not of language models, which count tokens and have tokenizers."""
+    """Return True unless it is of language models, which count tokens and have tokenizers."""
     if words[-1] == "tokens":
         return words[0] not in _ASKING_STARTS and len(words) > 1
     return any(word.endswith("token") for word in words)

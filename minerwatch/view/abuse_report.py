@@ -17,7 +17,7 @@ from minerwatch.api.history import Day, Gap, Incident, NodeHistory, Prices, weig
 from minerwatch.api.types import Unanswered
 from minerwatch.format import counted, duration, rfc3339
 from minerwatch.model import Level, Outcome
-from minerwatch.report.intervals import unix_s
+from minerwatch.report.intervals import length_s, unix_s
 
 VERSION = 1
 JOURNAL, PROMETHEUS = "journal", "prometheus"
@@ -393,7 +393,7 @@ def _notes_of_node(history: NodeHistory, window_s: float) -> Iterator[Note]:
     node, gap_s = history.node, window_s - history.recorded_s
     if gap_s >= _LEAST_GAP_S:
         text = f"nothing was recorded for {duration(gap_s)}"
-        if longest := max(history.gaps, key=_length_s, default=None):
+        if longest := max(history.gaps, key=length_s, default=None):
             gaps = len(history.gaps) + history.unlisted_gaps
             of = f" in {gaps} gaps, the longest" if gaps > 1 else ""
             text += f"{of} from {shown_time(longest.since)} to {shown_time(longest.until)}"
@@ -425,7 +425,3 @@ def shown_time(at: str) -> str:
     """Return a time to the minute, for people; "?" for what is none."""
     at_s = unix_s(at)
     return "?" if at_s is None else rfc3339(at_s)[:16].replace("T", " ")
-
-
-def _length_s(gap: Gap) -> float:
-    return (unix_s(gap.until) or 0.0) - (unix_s(gap.since) or 0.0)

@@ -140,10 +140,10 @@ def _probes(agent: AgentStatus, width: int | None) -> Iterator[Text]:
         name = printable(probe.name, _NAME_WIDTH)
         state, why = printable(probe.state, 16), printable(probe.reason, _MAX_CHARS)
         source = f"by {printable(probe.source, 64)}" if probe.source else ""
-        told = ", ".join(filter(None, (source, why)))
+        text = ", ".join(filter(None, (source, why)))
         start = f"  {name:{_NAME_WIDTH}}"
         room = None if width is None else max(24, width - len(start) - 13)
-        first, *others = wrapped(told, room) if room and told else [told]
+        first, *others = wrapped(text, room) if room and text else [text]
         yield Text.assemble(start, (f"{state:13}", _STATE_STYLES.get(state, "")), first)
         yield from (Text(f"{'':{len(start) + 13}}{line}") for line in others)
 

@@ -51,7 +51,7 @@ def agents_line(agents: Sequence[AgentStatus]) -> str:
 
 
 def machine_totals(agents: Sequence[AgentStatus]) -> MachineTotals | None:
-    """Return the totals of the agents' nodes; None if one of them does not say."""
+    """Return the totals of the agents' nodes; None if one of them is unknown."""
     known = [agent.machine for agent in agents if agent.machine is not None]
     if not known or len(known) < len(agents):
         return None
@@ -79,5 +79,5 @@ def _variants(words: Iterable[str]) -> str:
     counts = Counter(words).most_common()
     if len(counts) == 1:
         return counts[0][0]
-    told = ", ".join(f"{word} ({count:,})" for word, count in counts[:_MAX_VARIANTS])
-    return told + (", …" if len(counts) > _MAX_VARIANTS else "")
+    text = ", ".join(f"{word} ({count:,})" for word, count in counts[:_MAX_VARIANTS])
+    return text + (", …" if len(counts) > _MAX_VARIANTS else "")

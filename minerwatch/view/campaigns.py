@@ -195,7 +195,7 @@ def _traits_that_join(statuses: Sequence[ContainerStatus]) -> Iterator[_Traits]:
 
 
 def _shared(left: Mapping[int, _Traits]) -> dict[Trait, int]:
-    """In how many pods each trait is, where that is in several."""
+    """Return the number of pods with each trait that several have."""
     pods: dict[Trait, set[tuple[str, ...]]] = defaultdict(set)
     for status, has in left.values():
         for trait in has:
@@ -239,7 +239,7 @@ _WALLET = re2.compile(
     r")(?:[^\w]|$)"
 )
 _FINGERPRINT = re2.compile(r"[0-9a-f]{32}")
-_LOGIN_WALLET = re2.compile(  # too short to be told from other words anywhere else
+_LOGIN_WALLET = re2.compile(  # too short to be recognised anywhere else
     r"(?:^|\s)(?:-u|-O|-w|-wal|-wallet|-ewal|-user|--user|--userpass|--username|--wallet"
     r"|--wallet-address|--proxywallet)(?:=|\s+)['\"]?(?:[A-Z][A-Z0-9]{1,6}:)?("
     rf"[13]{_BASE58}{{25,33}}|t[13]{_BASE58}{{33}}|[RTDLMX]{_BASE58}{{32,33}}|9{_BASE58}{{50}}"

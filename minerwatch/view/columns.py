@@ -52,16 +52,16 @@ class Column:
 
 
 def reasons(status: ContainerStatus) -> str:
-    """For each signal, strongest first, its strongest finding, and how many there are."""
+    """Return each signal's strongest finding and their number, strongest signal first."""
     if not status.findings:
         is_clear = status.level == Level.CLEAR.label
         return "" if is_clear else "no rule holds any more; the level falls in a few ticks"
-    told = by_signal(
+    text = by_signal(
         (each.signal, printable(each.title, _REASON_LENGTH))
         for each in status.findings
         if each.counted
     )
-    return printable(told, _REASON_LENGTH)
+    return printable(text, _REASON_LENGTH)
 
 
 def tags(status: ContainerStatus) -> str:

@@ -250,8 +250,8 @@ def _findings(status: ContainerStatus, now: datetime) -> Iterator[Line]:
         by_pid.setdefault(finding.pid, []).append(finding)
     alike: dict[tuple[str, ...], list[int | None]] = {}
     for pid, findings in by_pid.items():
-        told = tuple(f"{each.rule} {each.evidence}" for each in findings)
-        alike.setdefault(told, []).append(pid)
+        key = tuple(f"{each.rule} {each.evidence}" for each in findings)
+        alike.setdefault(key, []).append(pid)
     groups = list(alike.values())
     for pids in groups[:_MAX_GROUPS]:
         yield Line(f"  {_whose(pids)}")
@@ -422,7 +422,7 @@ def _looks(status: ContainerStatus) -> Iterator[str]:
 
 
 def _short_id(status: ContainerStatus) -> str:
-    """As much of the id as every tool takes for it; a unit's name is not to be cut."""
+    """Return the part of the id that every tool accepts; a unit's name is not cut."""
     is_hex = _HEX_ID.fullmatch(status.container_id)
     return status.container_id[:_SHORT_ID_LENGTH] if is_hex else status.container_id
 

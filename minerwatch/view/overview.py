@@ -41,7 +41,7 @@ class Coverage:
 
     @property
     def limits(self) -> str:
-        """Return what a sentence on all containers has to end with: of which nodes it speaks."""
+        """Return the end of a sentence on all containers: the nodes that it covers."""
         if not self.missing:
             return ""
         if not self.answered:

@@ -262,7 +262,7 @@ def _gpu_column(report: Report) -> tuple[Column, ...]:
 
 
 def _gpu_cell(value: float | None, report: Report) -> tuple[str, ...]:
-    """Return a cell; what used no GPU is not told apart from what was not measured."""
+    """Return a cell; no GPU use and no measurement look the same."""
     shown = "-" if value is None else hours(value)
     return () if report.total.gpu_hours is None else (shown,)
 

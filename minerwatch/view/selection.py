@@ -86,7 +86,7 @@ def is_busy(status: ContainerStatus) -> bool:
 def filtered(
     statuses: Iterable[ContainerStatus], text: str = "", namespace: str = ""
 ) -> Sequence[ContainerStatus]:
-    """Those in ``namespace`` ("": any) that hold every word of ``text``.
+    """Return the containers in ``namespace`` ("": any) that hold every word of ``text``.
 
     Looked for in names, ids, image, owner, node, level, abuse, reasons and processes, in any case.
     """

@@ -95,9 +95,9 @@ def counts(
     """Return containers by level, processes, CPU usage and how many are shown, as text each."""
     levels = Counter(status.level for status in statuses)
     ranked = [level.label for level in reversed(Level) if levels[level.label]]
-    told = ", ".join(f"{levels[level]:,} {level}" for level in ranked)
+    by_level = ", ".join(f"{levels[level]:,} {level}" for level in ranked)
     return (
-        counted(len(statuses), "container") + (f": {told}" if told else ""),
+        counted(len(statuses), "container") + (f": {by_level}" if by_level else ""),
         counted(sum(status.process_count for status in statuses), "process", "processes"),
         *usage_words(sum(status.cpu_cores for status in statuses), machine),
         *([f"{shown:,} shown"] if shown < len(statuses) else ()),
@@ -117,7 +117,7 @@ def usage_words(busy_cores: float, machine: MachineTotals | None) -> tuple[str, 
 
 
 def _columns(statuses: Sequence[ContainerStatus], now: datetime) -> list[_Filled]:
-    """Those columns that have something to say about these containers."""
+    """Return the columns that are not empty for these containers."""
     is_one_node = len({status.node for status in statuses}) == 1
     filled = []
     for column in TABLE_COLUMNS:

@@ -125,7 +125,7 @@ def ago(at: str, now: datetime) -> Markup:
 
 
 def _staleness(view: View) -> Markup | None:
-    """Return how old the state is, where it is too old to be taken for the present."""
+    """Return the age of the state if it is too old to count as current."""
     if view.tick_age_s is None:
         return tag(
             "p", "The agent has not ended its first tick: nothing is known yet.", class_="notice"

@@ -8,15 +8,7 @@ from minerwatch.view.screen.containers import View as Choice
 from minerwatch.view.screen.processes import ProcessRow, process_rows
 from minerwatch.view.selection import place
 from minerwatch.web.html import Markup, tag
-from minerwatch.web.layout import (
-    View,
-    cell,
-    container_link,
-    level_mark,
-    page,
-    page_key,
-    table,
-)
+from minerwatch.web.layout import View, cell, container_link, level_mark, page, page_key, table
 
 _MAX_ROWS = 200
 _COMMAND_LENGTH = 300

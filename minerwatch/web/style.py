@@ -127,10 +127,7 @@ def source_of(css: str) -> str:
 _NEITHER = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 HEADERS = (
-    (
-        "Content-Security-Policy",
-        f"default-src 'none'; style-src {source_of(CSS)}; {_NEITHER}",
-    ),
+    ("Content-Security-Policy", f"default-src 'none'; style-src {source_of(CSS)}; {_NEITHER}"),
     ("Cache-Control", "no-store"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
     ("Referrer-Policy", "no-referrer"),

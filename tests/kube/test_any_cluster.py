@@ -313,9 +313,9 @@ def test_events_are_taken_counted_and_seen(any_cluster: AnyCluster, watched: Wat
     )
     try:
         for judged in (LIKELY, CONFIRMED, CLEAR, LIKELY):
-            events.tell(pod, "notebook", judged)
+            events.announce(pod, "notebook", judged)
             nested = replace(judged, container=ContainerKey("/kubepods/x/nested", 2))
-            events.tell(pod, "0123456789ab", nested)
+            events.announce(pod, "0123456789ab", nested)
         eventually(lambda: events.sent == 8 or errors, timeout_s=PATIENCE_S)
         assert errors == []
         told = any_cluster.events()

@@ -75,7 +75,7 @@ def test_a_node_whose_pods_cannot_be_listed_says_why(api: ApiServer, kubeconfig:
 def test_owners_are_told_with_the_configured_contact(api: ApiServer, pod: None, node: Open) -> None:
     opened = node(contact="Ask abuse@example.org.")
     for judged in (LIKELY, LIKELY, CLEAR):
-        opened.tell([observed(judged)])
+        opened.announce([observed(judged)])
     eventually(lambda: len(api.items("events", EVENTS)) == 2)
     suspected, cleared = api.items("events", EVENTS)
     assert (suspected["reason"], cleared["reason"]) == ("MinerSuspected", "MinerCleared")
@@ -85,19 +85,21 @@ def test_owners_are_told_with_the_configured_contact(api: ApiServer, pod: None, 
 
 def test_whose_pod_is_not_known_is_told_once_it_is(api: ApiServer, node: Open) -> None:
     opened = node()
-    opened.tell([observed(LIKELY)])
+    opened.announce([observed(LIKELY)])
     api.put(pod_json("jupyter-ada", uid=UID, containers={"notebook": ID}))
     eventually(lambda: opened.identity(a_container()))
     assert api.items("events", EVENTS) == []
-    opened.tell([observed(LIKELY)])
+    opened.announce([observed(LIKELY)])
     eventually(lambda: api.items("events", EVENTS))
 
 
 def test_no_more_events_than_are_wanted(api: ApiServer, pod: None, node: Open) -> None:
     opened = node(events_per_minute=1)
     for run in range(10):  # of a container that is restarted again and again
-        opened.tell([observed(replace(LIKELY, container=ContainerKey("/x", run)))])
-    opened.tell([observed(replace(CLEAR, container=ContainerKey("/x", 1)))])  # is owed, and last
+        opened.announce([observed(replace(LIKELY, container=ContainerKey("/x", run)))])
+    opened.announce(
+        [observed(replace(CLEAR, container=ContainerKey("/x", 1)))]
+    )  # is owed, and last
     eventually(lambda: "MinerCleared" in {each["reason"] for each in api.items("events", EVENTS)})
     (suspected, _) = api.items("events", EVENTS)
     assert suspected["series"]["count"] == 2
@@ -105,7 +107,7 @@ def test_no_more_events_than_are_wanted(api: ApiServer, pod: None, node: Open) -
 
 def test_no_events_where_none_are_wanted(api: ApiServer, pod: None, node: Open) -> None:
     opened = node(events=False)
-    opened.tell([observed(LIKELY)])
+    opened.announce([observed(LIKELY)])
     assert {probe for probe, _, _ in opened.failures()} == {"pods"}
     opened.close()
     assert not any(request.method == "POST" for request in api.requests)
@@ -116,7 +118,7 @@ def test_a_right_that_is_missing_is_counted_and_told(
 ) -> None:
     api.misbehave(Answering(403, "events is forbidden"), when=lambda r: r.method == "POST")
     opened = node()
-    opened.tell([observed(LIKELY)])
+    opened.announce([observed(LIKELY)])
     eventually(lambda: "events dropped" in failures(opened))
     assert failures(opened) == {"events forbidden": 1, "events dropped": 1}
     assert said == ["events forbidden"]
@@ -138,7 +140,7 @@ def test_why_no_container_has_a_name(api: ApiServer, node: Open) -> None:
 def test_what_is_no_pods_has_nobody_to_be_told(api: ApiServer, pod: None, node: Open) -> None:
     opened = node()
     elsewhere = Container("/docker/x", 3, a_container().kind, "x", "docker")
-    opened.tell([observed(LIKELY, elsewhere), observed(verdict())])
+    opened.announce([observed(LIKELY, elsewhere), observed(verdict())])
     opened.close()
     assert api.items("events", EVENTS) == []
 
@@ -152,5 +154,6 @@ def test_a_step_of_the_clock_makes_nothing_stale_and_nothing_fresh(
     now_s = time.time
     monkeypatch.setattr("time.time", lambda: now_s() + step_s)
     assert opened.is_synced
-    opened._pods.synced_s -= 7200
+    later_s = time.monotonic
+    monkeypatch.setattr("time.monotonic", lambda: later_s() + 7200)
     assert not opened.is_synced

@@ -206,7 +206,7 @@ def test_rules_on_trial_raise_no_events(judged: Verdict, level: Level) -> None:
 
 
 def test_an_event_is_what_the_api_asks_for(api: ApiServer, sender: Open) -> None:
-    sender().tell(pod(), "main", LIKELY)
+    sender().announce(pod(), "main", LIKELY)
     (event,) = stored(api, 1)
     request = next(r for r in api.requests if r.method == "POST")
     assert request.path == f"{EVENTS}/namespaces/binder/events"
@@ -232,7 +232,7 @@ def test_an_event_is_what_the_api_asks_for(api: ApiServer, sender: Open) -> None
 def test_a_miner_is_suspected_confirmed_and_cleared(api: ApiServer, sender: Open) -> None:
     events = sender()
     for judged in (CLEAR, LIKELY, LIKELY, CONFIRMED, LIKELY, CONFIRMED, CLEAR, CLEAR):
-        events.tell(pod(), "main", judged)
+        events.announce(pod(), "main", judged)
     reasons = [(event["reason"], event["type"]) for event in stored(api, 3)]
     assert reasons == [
         ("MinerSuspected", "Warning"),
@@ -244,9 +244,9 @@ def test_a_miner_is_suspected_confirmed_and_cleared(api: ApiServer, sender: Open
 
 def test_who_was_never_suspected_is_not_cleared(api: ApiServer, sender: Open) -> None:
     events = sender()
-    events.tell(pod(), "main", verdict(UNPROVEN))
-    events.tell(pod(), "main", CLEAR)
-    events.tell(pod("other", "u-2"), "main", LIKELY)
+    events.announce(pod(), "main", verdict(UNPROVEN))
+    events.announce(pod(), "main", CLEAR)
+    events.announce(pod("other", "u-2"), "main", LIKELY)
     assert [event["regarding"]["name"] for event in stored(api, 1)] == ["other"]
 
 
@@ -261,7 +261,7 @@ def test_who_was_never_suspected_is_not_cleared(api: ApiServer, sender: Open) ->
 def test_the_field_path_names_the_kind_of_container(
     api: ApiServer, sender: Open, container: str, field: str | None
 ) -> None:
-    sender().tell(pod(), container, LIKELY)
+    sender().announce(pod(), container, LIKELY)
     (event,) = stored(api, 1)
     assert event["regarding"].get("fieldPath") == field
 
@@ -271,7 +271,7 @@ def test_names_are_unique_and_valid(api: ApiServer, sender: Open, name: str) -> 
     events = sender()
     for number, container in enumerate(("main", "init", "ephemeral")):
         key = ContainerKey("/kubepods/x", number)
-        events.tell(pod(name), container, replace(LIKELY, container=key))
+        events.announce(pod(name), container, replace(LIKELY, container=key))
     names = {event["metadata"]["name"] for event in stored(api, 3)}
     assert len(names) == 3
     assert all(NAME.fullmatch(each) and len(each) <= 253 for each in names)
@@ -282,14 +282,14 @@ def test_a_container_that_gets_its_name_late_is_not_told_again(
 ) -> None:
     events = sender()
     for name in ("3f2a9c1b44de", "main"):
-        events.tell(pod(), name, LIKELY)
-    events.tell(pod(), "main", CLEAR)
+        events.announce(pod(), name, LIKELY)
+    events.announce(pod(), "main", CLEAR)
     assert [event["reason"] for event in stored(api, 2)] == ["MinerSuspected", "MinerCleared"]
 
 
 def flap(events: EventSender) -> None:
-    events.tell(pod(), "main", LIKELY)
-    events.tell(pod(), "main", CLEAR)
+    events.announce(pod(), "main", LIKELY)
+    events.announce(pod(), "main", CLEAR)
 
 
 def test_the_same_within_ten_minutes_is_a_series(
@@ -327,7 +327,7 @@ def test_no_more_than_the_bucket_holds(api: ApiServer, sender: Open) -> None:
     events = sender(EventPace(per_minute=0.001, burst=3))
     for _ in range(5):
         for number in range(10):
-            events.tell(pod(f"p{number}", f"u{number}"), "main", LIKELY)
+            events.announce(pod(f"p{number}", f"u{number}"), "main", LIKELY)
     stored(api, 3)
     assert sum(events.failures.values()) == 0
 
@@ -337,7 +337,7 @@ def test_what_the_bucket_had_no_room_for_is_told_later(api: ApiServer, sender: O
 
     def tick() -> int:
         for number in range(10):
-            events.tell(pod(f"p{number}", f"u{number}"), "main", LIKELY)
+            events.announce(pod(f"p{number}", f"u{number}"), "main", LIKELY)
         return len(api.items("events", EVENTS))
 
     eventually(lambda: tick() == 10)
@@ -347,7 +347,7 @@ def test_what_the_bucket_had_no_room_for_is_told_later(api: ApiServer, sender: O
 def test_that_a_pod_is_clear_needs_no_room_in_the_bucket(api: ApiServer, sender: Open) -> None:
     events = sender(EventPace(per_minute=0.001, burst=1))
     flap(events)
-    events.tell(pod("other", "u-2"), "main", LIKELY)
+    events.announce(pod("other", "u-2"), "main", LIKELY)
     assert {event["reason"] for event in stored(api, 2)} == {"MinerSuspected", "MinerCleared"}
 
 
@@ -359,7 +359,7 @@ def test_the_tick_never_waits_for_a_server_that_hangs(api: ApiServer, sender: Op
     def tick() -> None:
         for judged in (LIKELY, CLEAR):
             for number in range(300):
-                events.tell(pod(f"p{number}", f"u{number}"), "main", judged)
+                events.announce(pod(f"p{number}", f"u{number}"), "main", judged)
         done.set()
 
     threading.Thread(target=tick, daemon=True).start()
@@ -370,8 +370,8 @@ def test_the_tick_never_waits_for_a_server_that_hangs(api: ApiServer, sender: Op
 
 def test_a_container_that_was_restarted_is_told_anew(api: ApiServer, sender: Open) -> None:
     events = sender()
-    events.tell(pod(), "main", LIKELY)
-    events.tell(pod(), "main", replace(LIKELY, container=ContainerKey("/kubepods/y", 2)))
+    events.announce(pod(), "main", LIKELY)
+    events.announce(pod(), "main", replace(LIKELY, container=ContainerKey("/kubepods/y", 2)))
     eventually(lambda: events.sent == 2)
     assert stored(api, 1)[0]["series"]["count"] == 2
 
@@ -390,7 +390,7 @@ def test_what_may_pass_is_tried_again(
 ) -> None:
     api.misbehave(failure, times=2)
     events = sender()
-    events.tell(pod(), "main", LIKELY)
+    events.announce(pod(), "main", LIKELY)
     stored(api, 1)
     assert events.failures[reason] == 2
     assert events.failures[DROPPED] == 0
@@ -405,8 +405,8 @@ def test_what_is_refused_for_good_is_dropped(
     told: list[tuple[str, Exception]] = []
     api.misbehave(Answering(status, "no"), times=1)
     events = sender(on_error=lambda reason, error: told.append((reason, error)))
-    events.tell(pod(), "main", LIKELY)
-    events.tell(pod("other", "u-2"), "main", LIKELY)
+    events.announce(pod(), "main", LIKELY)
+    events.announce(pod("other", "u-2"), "main", LIKELY)
     stored(api, 1)
     assert (events.failures[reason], events.failures[DROPPED]) == (1, 1)
     ((said, error),) = told
@@ -417,21 +417,21 @@ def test_what_is_refused_for_good_is_dropped(
 def test_old_news_are_given_up(api: ApiServer, sender: Open, clock: Clock) -> None:
     api.vanish()
     events = sender()
-    events.tell(pod(), "main", LIKELY)
+    events.announce(pod(), "main", LIKELY)
     eventually(lambda: events.failures["connection"] >= 2)
     clock.unix_s += IMPATIENT.give_up_s + 1
     eventually(lambda: events.failures[DROPPED] == 1)
     api.listen()
-    events.tell(pod("other", "u-2"), "main", LIKELY)
+    events.announce(pod("other", "u-2"), "main", LIKELY)
     assert stored(api, 1)[0]["regarding"]["name"] == "other"
-    events.tell(pod(), "main", LIKELY)  # it still mines, and its owner has not heard of it
+    events.announce(pod(), "main", LIKELY)  # it still mines, and its owner has not heard of it
     stored(api, 2)
 
 
 def test_an_event_whose_answer_was_lost_is_there_once(api: ApiServer, sender: Open) -> None:
     api.misbehave(LosingTheAnswer())
     events = sender()
-    events.tell(pod(), "main", LIKELY)
+    events.announce(pod(), "main", LIKELY)
     eventually(lambda: events.sent == 1)
     assert "series" not in stored(api, 1)[0]
     assert events.failures["connection"] == 1
@@ -442,7 +442,7 @@ def test_an_agent_that_was_restarted_goes_on_with_the_event_of_the_one_before(
 ) -> None:
     for _ in range(2):
         events = sender()
-        events.tell(pod(), "main", LIKELY)
+        events.announce(pod(), "main", LIKELY)
         eventually(partial(has_sent, events, 1))
     assert stored(api, 1)[0]["series"]["count"] == 2
     assert sum(events.failures.values()) == 0
@@ -458,14 +458,14 @@ def test_an_observer_that_fails_ends_nothing(api: ApiServer, sender: Open) -> No
 
     api.misbehave(Answering(503), times=1)
     events = sender(on_error=fail)
-    events.tell(pod(), "main", LIKELY)
+    events.announce(pod(), "main", LIKELY)
     stored(api, 1)
 
 
 def test_closing_does_not_wait_for_the_server(api: ApiServer, sender: Open) -> None:
     api.vanish()
     events = sender()
-    events.tell(pod(), "main", LIKELY)
+    events.announce(pod(), "main", LIKELY)
     events.close()
     assert events.sent == 0
 
@@ -474,7 +474,7 @@ def test_closing_does_not_wait_for_the_server(api: ApiServer, sender: Open) -> N
 def test_an_action_is_told_with_its_reason(api: ApiServer, sender: Open, action: Action) -> None:
     events = sender()
     reason = ACTION_REASONS[action]
-    events.tell_action(pod(), "notebook", reason, CONFIRMED.container, CONFIRMED.findings)
+    events.announce_action(pod(), "notebook", reason, CONFIRMED.container, CONFIRMED.findings)
     (event,) = stored(api, 1)
     assert (event["reason"], event["type"]) == (f"Miner{reason.value}", "Warning")
     assert event["action"] != "Judging"
@@ -488,11 +488,11 @@ def test_a_scan_is_never_called_a_miner(api: ApiServer, sender: Open) -> None:
         replace(finding("Many connections fail", 75.0, Signal.NETWORK), abuse=Abuse.SCANNING)
     )
     events = sender()
-    events.tell(pod(), "main", scans)
-    events.tell(pod(), "main", replace(scans, level=Level.CLEAR, findings=()))
+    events.announce(pod(), "main", scans)
+    events.announce(pod(), "main", replace(scans, level=Level.CLEAR, findings=()))
     for reason in EventReason:
         if reason not in {EventReason.SUSPECTED, EventReason.CLEARED}:
-            events.tell_action(
+            events.announce_action(
                 *(pod(), "main", reason, scans.container, scans.findings, Abuse.SCANNING)
             )
     told = stored(api, len(EventReason))
@@ -508,7 +508,7 @@ def test_each_kind_of_abuse_is_told_once_with_its_own_reasons(api: ApiServer, se
     both = replace(verdict(finding()), findings=(finding(), scan))
     events = sender()
     for _ in range(4):
-        events.tell(pod(), "main", both)
+        events.announce(pod(), "main", both)
     miner, scanner = sorted(stored(api, 2), key=lambda event: str(event["reason"]))
     assert (miner["reason"], scanner["reason"]) == ("MinerSuspected", "ScanSuspected")
     assert "XMRig" in miner["note"]
@@ -517,7 +517,7 @@ def test_each_kind_of_abuse_is_told_once_with_its_own_reasons(api: ApiServer, se
 
 
 def test_a_release_is_told_without_a_reproach(api: ApiServer, sender: Open) -> None:
-    sender().tell_action(pod(), "notebook", EventReason.RELEASED, CONFIRMED.container)
+    sender().announce_action(pod(), "notebook", EventReason.RELEASED, CONFIRMED.container)
     (event,) = stored(api, 1)
     assert (event["reason"], event["type"]) == ("MinerReleased", "Normal")
     assert event["note"].startswith("Released by an operator: container notebook is left alone.")
@@ -527,8 +527,10 @@ def test_what_was_done_does_not_keep_a_verdict_from_being_told(
     api: ApiServer, sender: Open
 ) -> None:
     events = sender()
-    events.tell_action(pod(), "main", EventReason.STOPPED, CONFIRMED.container, CONFIRMED.findings)
-    events.tell(pod(), "main", CONFIRMED)
+    events.announce_action(
+        pod(), "main", EventReason.STOPPED, CONFIRMED.container, CONFIRMED.findings
+    )
+    events.announce(pod(), "main", CONFIRMED)
     assert {event["reason"] for event in stored(api, 2)} == {"MinerStopped", "MinerConfirmed"}
 
 

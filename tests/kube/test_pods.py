@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from minerwatch.kube.client import ApiError, Cluster, from_kubeconfig, refusal
 from minerwatch.kube.pod_parsing import PodFields
-from minerwatch.kube.pods import REASONS, Clocks, Pace, PodWatch
+from minerwatch.kube.pods import REASONS, Clocks, Pace, PodWatch, WatchDelays
 from minerwatch.model import PodContainerKind
 from tests.examples import examples
 from tests.kube.api_server import (
@@ -54,11 +54,16 @@ class Watched:
 Watching = Callable[..., Watched]
 
 
+def watch_threads() -> set[threading.Thread]:
+    return {each for each in threading.enumerate() if each.name == "pods"}
+
+
 @contextmanager
 def watching(
     cluster: Cluster, *, pace: Pace = QUICK, keep: PodFields | None = None, **more: Any
 ) -> Iterator[Watched]:
     errors: list[tuple[str, Exception]] = []
+    others = watch_threads()
 
     def note(reason: str, error: Exception) -> None:
         errors.append((reason, error))
@@ -77,7 +82,7 @@ def watching(
         yield Watched(pods, errors)
     finally:
         pods.close()
-        assert not pods._thread.is_alive()
+        assert watch_threads() <= others
 
 
 @pytest.fixture
@@ -423,64 +428,48 @@ def test_a_server_in_trouble_is_not_stormed(api: ApiServer, cluster: Cluster, st
         eventually(lambda: api.stream_count)
 
 
-def idle_watch(seed: int) -> PodWatch:
-    return PodWatch(
-        object(),  # type: ignore[arg-type]
-        "n1",
-        keep=PodFields(),
-        on_error=lambda *_: None,
-        rng=random.Random(seed),
-    )
+def delays(clock_s: list[float], seed: int = 7) -> WatchDelays:
+    return WatchDelays(Pace(), random.Random(seed), lambda: clock_s[0])
 
 
 def test_ten_minutes_of_outage_are_few_requests() -> None:
     """By the delays themselves: nobody waits ten minutes for a test."""
     for error in (ApiError("connection", ""), refusal(429, "", 1.0), None):
-        pods = idle_watch(seed=7)
-        delays = [pods._delay_s(error) for _ in range(200)]
-        requests = next(n for n in range(200) if sum(delays[:n]) > 600)
+        paused = delays([0.0])
+        waits = [paused.next_s(error) for _ in range(200)]
+        requests = next(n for n in range(200) if sum(waits[:n]) > 600)
         assert requests <= 18
-        assert all(delay <= 120 for delay in delays)
-        assert len(set(delays)) == len(delays)  # by chance: agents do not come back together
-    asked = [pods._delay_s(refusal(429, "", 86400.0)) for _ in range(100)]
-    assert all(300 <= delay <= 450 for delay in asked)
-    assert pods._delay_s(ApiError("connection", "")) <= 120
-
-
-def _idle_watch(clock_s: list[float]) -> PodWatch:
-    return PodWatch(
-        object(),  # type: ignore[arg-type]
-        "n1",
-        keep=PodFields(),
-        on_error=lambda *_: None,
-        rng=random.Random(7),
-        clocks=Clocks(monotonic_s=lambda: clock_s[0]),
-    )
+        assert all(wait <= 120 for wait in waits)
+        assert len(set(waits)) == len(waits)  # by chance: agents do not come back together
+    asked = [paused.next_s(refusal(429, "", 86400.0)) for _ in range(100)]
+    assert all(300 <= wait <= 450 for wait in asked)
+    assert paused.next_s(ApiError("connection", "")) <= 120
 
 
 @pytest.mark.parametrize("error", [None, ApiError("connection", ""), refusal(410, "")])
 def test_agents_that_were_all_cut_off_come_back_one_by_one(error: ApiError | None) -> None:
     """A server that stops ends all watches at the same moment, also in good order."""
-    clock_s = [0.0]
-    delays: list[float] = []
-    for _ in range(1000):
-        pods = _idle_watch(clock_s)
-        pods._rng = random.Random(len(delays))
-        pods._opened_s, pods._ends_s = -100.0, 300.0
-        delays.append(pods._delay_s(error))
-    by_second = [sum(n <= delay < n + 1 for delay in delays) for n in range(10)]
-    assert sum(by_second) == len(delays)
+    waits: list[float] = []
+    for seed in range(1000):
+        clock_s = [-100.0]
+        paused = delays(clock_s, seed)
+        paused.opened(400.0)
+        clock_s[0] = 0.0
+        waits.append(paused.next_s(error))
+    by_second = [sum(n <= wait < n + 1 for wait in waits) for n in range(10)]
+    assert sum(by_second) == len(waits)
     assert max(by_second[1:]) < 150
-    pods._opened_s, pods._ends_s = -300.0, 1.0  # its time is over
-    assert pods._delay_s(None) == 0
+    paused.opened(300.0)
+    clock_s[0] = 299.0  # its time is over
+    assert paused.next_s(None) == 0
 
 
 def test_a_server_that_is_back_and_has_forgotten_is_listed_soon() -> None:
     """However long it was away; but one that forgets again and again is left alone."""
-    pods = _idle_watch([0.0])
-    away = [pods._delay_s(ApiError("connection", "")) for _ in range(12)]
+    paused = delays([0.0])
+    away = [paused.next_s(ApiError("connection", "")) for _ in range(12)]
     assert away[-1] >= 60
-    forgotten = [pods._delay_s(refusal(410, "")) for _ in range(9)]
+    forgotten = [paused.next_s(refusal(410, "")) for _ in range(9)]
     assert forgotten[0] <= 1
     assert forgotten[-1] >= 60
 
@@ -708,6 +697,7 @@ def test_it_ends_whatever_it_waits_for(api: ApiServer, cluster: Cluster, when: s
         api.misbehave(Hanging(), times=10**6)
     if when == "waiting":
         api.misbehave(Dripping(1, pause_s=3600.0))
+    others = watch_threads()
     pods = PodWatch(
         cluster,
         "n1",
@@ -728,7 +718,7 @@ def test_it_ends_whatever_it_waits_for(api: ApiServer, cluster: Cluster, when: s
     asked = len(api.requests)
     pods.close()
     if when != "hanging":  # no answer has begun, so there is nothing to interrupt
-        assert not pods._thread.is_alive()
+        assert watch_threads() <= others
     assert len(api.requests) == asked
 
 

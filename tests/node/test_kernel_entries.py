@@ -12,15 +12,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from shutil import copytree
 
 import pytest
 
 from minerwatch.model import CodeSample
-from minerwatch.node import bpf_iterator, kernel_entries
-from minerwatch.node.bpf_iterator import BPF_FOLDER, BpfUnavailableError
+from minerwatch.node import kernel_entries
+from minerwatch.node.bpf_iterator import BpfUnavailableError
 from minerwatch.node.kernel_entries import RECORD, EntrySampler
-from tests.conftest import Programs, needs_root
+from tests.conftest import Programs
 from tests.waiting import cpu_s, until
 
 LOOP = """
@@ -222,41 +221,3 @@ def test_it_reads_as_often_as_its_share_of_the_cpu_permits(
             found.add(sampler.read_every_s)
     for cost_s, mean_s in ((0.0, 0.25), (0.004, 2.0), (9.0, 10.0)):
         assert 0.7 * mean_s <= min(pauses[cost_s]) < max(pauses[cost_s]) <= 1.3 * mean_s
-
-
-def test_a_kernel_without_the_helper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    bpf = tmp_path / "bpf"
-    copytree(BPF_FOLDER, bpf)
-    path = bpf / f"code.{platform.machine()}.bpf.o"
-    call, unknown = (bytes((0x85, 0, 0, 0, number, 0, 0, 0)) for number in (175, 255))
-    assert path.read_bytes().count(call) == 1
-    path.write_bytes(path.read_bytes().replace(call, unknown))
-    monkeypatch.setattr(bpf_iterator, "BPF_FOLDER", bpf)
-    with pytest.raises(BpfUnavailableError, match=r"5\.15|PERFMON|libbpf|BTF") as error:
-        EntrySampler()
-    assert "\n" not in str(error.value)
-
-
-@needs_root
-@pytest.mark.parametrize(
-    ("wrapper", "reason"),
-    [
-        ((), "the capabilities BPF and PERFMON are missing"),
-        (("unshare", "--pid", "--fork"), "the agent is not in the host's pid namespace"),
-    ],
-)
-def test_where_it_cannot_be_opened_it_says_why(
-    sampler: EntrySampler, wrapper: tuple[str, ...], reason: str
-) -> None:
-    sampler.close()
-    drop = "" if wrapper else "os.setresuid(65534, 65534, 65534)"
-    source = (
-        "import os\n"
-        "from minerwatch.node.bpf_iterator import BpfUnavailableError\n"
-        "from minerwatch.node.kernel_entries import EntrySampler\n"
-        f"{drop}\n"
-        "try:\n    EntrySampler()\n"
-        "except BpfUnavailableError as error:\n    print(error)\n"
-    )
-    said = subprocess.run([*wrapper, sys.executable, "-c", source], capture_output=True, text=True)
-    assert said.stdout.startswith(reason)

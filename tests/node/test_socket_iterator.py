@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import os
-import platform
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from ipaddress import ip_address
-from pathlib import Path
-from shutil import copytree
 
 import pytest
 from hypothesis import given
@@ -20,8 +15,8 @@ from hypothesis import strategies as st
 from benchmarks import traffic
 from benchmarks.networks import namespace_of
 from minerwatch.model import OpenSockets
-from minerwatch.node import bpf_iterator, socket_iterator
-from minerwatch.node.bpf_iterator import BPF_FOLDER, BpfUnavailableError
+from minerwatch.node import socket_iterator
+from minerwatch.node.bpf_iterator import BpfUnavailableError
 from minerwatch.node.socket_iterator import RECORD, NamespaceSockets, SocketIterator, SocketTable
 from tests.conftest import Programs, needs_root
 from tests.networks import two_networks
@@ -308,47 +303,6 @@ def test_objects_without_records_do_not_end_a_read(
     table = iterator.table()
     monkeypatch.undo()
     assert (table is not None) is is_read
-
-
-# Where it cannot be had.
-
-
-def test_a_kernel_without_the_helper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    bpf = tmp_path / "bpf"
-    copytree(BPF_FOLDER, bpf)
-    path = bpf / f"sockets.{platform.machine()}.bpf.o"
-    call, unknown = (bytes((0x85, 0, 0, 0, *number.to_bytes(4, "little"))) for number in (162, 999))
-    assert path.read_bytes().count(call) == 1
-    path.write_bytes(path.read_bytes().replace(call, unknown))
-    monkeypatch.setattr(bpf_iterator, "BPF_FOLDER", bpf)
-    with pytest.raises(BpfUnavailableError, match=r"5\.11|PERFMON|libbpf|BTF") as error:
-        SocketIterator()
-    assert "\n" not in str(error.value)
-
-
-@needs_root
-@pytest.mark.parametrize(
-    ("wrapper", "reason"),
-    [
-        ((), "the capabilities BPF and PERFMON are missing"),
-        (("unshare", "--pid", "--fork"), "the agent is not in the host's pid namespace"),
-    ],
-)
-def test_where_it_cannot_be_opened_it_says_why(
-    iterator: SocketIterator, wrapper: tuple[str, ...], reason: str
-) -> None:
-    iterator.close()
-    drop = "" if wrapper else "os.setresuid(65534, 65534, 65534)"
-    source = (
-        "import os\n"
-        "from minerwatch.node.bpf_iterator import BpfUnavailableError\n"
-        "from minerwatch.node.socket_iterator import SocketIterator\n"
-        f"{drop}\n"
-        "try:\n    SocketIterator()\n"
-        "except BpfUnavailableError as error:\n    print(error)\n"
-    )
-    said = subprocess.run([*wrapper, sys.executable, "-c", source], capture_output=True, text=True)
-    assert said.stdout.startswith(reason), said.stderr
 
 
 def test_the_stand_in_for_the_internet_leads_nowhere() -> None:

@@ -26,7 +26,7 @@ from minerwatch.node.task_iterator import (
     TasksUnavailableError,
     TaskTable,
 )
-from tests.conftest import Programs, environment_of_this_python, needs_root
+from tests.conftest import Programs, environment_of_this_python
 from tests.node.task_records import tasks_of
 from tests.waiting import until
 
@@ -218,38 +218,6 @@ def test_it_can_be_closed_and_opened_again() -> None:
     second = TaskIterator()
     assert list(second.records())
     second.close()
-
-
-@needs_root
-def test_without_the_capabilities_it_says_which(iterator: TaskIterator) -> None:
-    source = (
-        "import ctypes, os\n"
-        "from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError, TaskTable\n"
-        "os.setresuid(65534, 65534, 65534)\n"
-        "try:\n    TaskIterator()\n"
-        "except TasksUnavailableError as error:\n    print(error)\n"
-    )
-    said = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
-    assert said.stdout == (
-        "the capabilities BPF and PERFMON are missing: grant them to the agent, or run it as root\n"
-    )
-
-
-@needs_root
-def test_in_a_pid_namespace_of_its_own_it_says_so(iterator: TaskIterator) -> None:
-    source = (
-        "from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError, TaskTable\n"
-        "try:\n    TaskIterator()\n"
-        "except TasksUnavailableError as error:\n    print(error)\n"
-    )
-    said = subprocess.run(
-        ["unshare", "--pid", "--fork", sys.executable, "-c", source],
-        capture_output=True,
-        text=True,
-    )
-    assert said.stdout == (
-        "the agent is not in the host's pid namespace: set hostPID on the agent's pod\n"
-    )
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])

@@ -100,8 +100,10 @@ class Told:
     receiver: Receiver
     errors: list[str]
 
-    def tell(self, verdict: Verdict, **changes: Any) -> None:
-        self.receiver.tell(verdict, changes.get("namespace", "lab"), lambda: container(**changes))
+    def announce(self, verdict: Verdict, **changes: Any) -> None:
+        self.receiver.announce(
+            verdict, changes.get("namespace", "lab"), lambda: container(**changes)
+        )
 
     def has_dropped(self, count: int) -> bool:
         return self.receiver.failures[DROPPED] == count
@@ -124,9 +126,9 @@ def verdict(score: float = 95.0, number: int = 1, **changes: Any) -> Verdict:
 def test_news_is_sent_once_and_its_end_too(tmp_path: Path) -> None:
     with site(200) as served, told(webhook(tmp_path, served.url)) as to:
         for _ in range(3):
-            to.tell(verdict())
+            to.announce(verdict())
         until(lambda: served.got)
-        to.tell(verdict(0.0, level=Level.CLEAR))
+        to.announce(verdict(0.0, level=Level.CLEAR))
         until(lambda: len(served.got) == 2)
         events = [each["event"] for body in served.got for each in body["notices"]]
         assert events == ["verdict", "cleared"]
@@ -140,7 +142,7 @@ def test_each_kind_of_abuse_is_sent_once(tmp_path: Path) -> None:
     weak = make_finding(score=40.0, rule="p", abuse=Abuse.PROXYWARE)
     with site(200) as served, told(webhook(tmp_path, served.url)) as to:
         for findings in ((mines,), (mines, scans, weak), (mines, scans, weak), ()):
-            to.tell(make_verdict(here, *findings))
+            to.announce(make_verdict(here, *findings))
         until(lambda: sum(len(each["notices"]) for each in served.got) >= 4)
         said = [(each["event"], each["abuse"]) for got in served.got for each in got["notices"]]
     assert said == [
@@ -155,17 +157,17 @@ def test_what_is_below_its_level_or_elsewhere_is_not_sent(tmp_path: Path) -> Non
             tmp_path, served.url, level=AnnouncedLevel.CONFIRMED, namespaces=("lab*",)
         )
         with told(settings) as to:
-            to.tell(verdict(75.0))
-            to.receiver.tell(verdict(95.0, 2), "other", container)
-            to.tell(verdict(0.0, 3, level=Level.CLEAR))
-            to.tell(verdict(95.0))
+            to.announce(verdict(75.0))
+            to.receiver.announce(verdict(95.0, 2), "other", container)
+            to.announce(verdict(0.0, 3, level=Level.CLEAR))
+            to.announce(verdict(95.0))
             until(lambda: served.got)
         assert [len(body["notices"]) for body in served.got] == [1]
 
 
 def test_an_outage_loses_nothing(tmp_path: Path) -> None:
     with site(503, 429, 500, 200) as served, told(webhook(tmp_path, served.url)) as to:
-        to.tell(verdict())
+        to.announce(verdict())
         until(lambda: to.receiver.sent == 1)
         assert to.receiver.failures == {"unavailable": 3}
         assert len(served.got) == 1
@@ -174,10 +176,10 @@ def test_an_outage_loses_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("answer", "reason"), [(404, "refused"), (308, "redirect")])
 def test_what_is_refused_is_counted_and_said_next(tmp_path: Path, answer: int, reason: str) -> None:
     with site(answer, 200) as served, told(webhook(tmp_path, served.url)) as to:
-        to.tell(verdict(), owner="user: eve")
+        to.announce(verdict(), owner="user: eve")
         until(lambda: to.receiver.failures[DROPPED])
         assert to.receiver.failures[reason] == 1
-        to.tell(verdict(95.0, 2))
+        to.announce(verdict(95.0, 2))
         until(lambda: served.got)
         assert served.got[0]["left_out"] == {"user: eve": 1}
         assert "secret-part" not in "".join(to.errors)
@@ -192,10 +194,10 @@ def test_a_slow_receiver_holds_up_nothing_but_itself(tmp_path: Path) -> None:
     with site(stall) as served:
         pace = NotifyPace(first_delay_s=0.01, longest_delay_s=0.05, give_up_s=0.0, answer_s=0.2)
         with told(webhook(tmp_path, served.url), pace) as to:
-            to.tell(verdict())
+            to.announce(verdict())
             until(lambda: to.receiver.failures["timeout"])
             for number in range(1000):  # of one owner; none of these waits
-                to.tell(verdict(95.0, number + 2), owner="user: eve")
+                to.announce(verdict(95.0, number + 2), owner="user: eve")
             until(lambda: to.receiver.failures[DROPPED] > 900)
         released.set()
 
@@ -241,8 +243,8 @@ def test_one_owner_cannot_push_out_another(tmp_path: Path) -> None:
         settings = webhook(tmp_path, served.url, group_for=Duration(3.0))
         with told(settings) as to:
             for number in range(200):
-                to.tell(verdict(95.0, number), owner="user: eve")
-            to.tell(verdict(95.0, 999), owner="user: ada")
+                to.announce(verdict(95.0, number), owner="user: eve")
+            to.announce(verdict(95.0, 999), owner="user: ada")
             until(lambda: served.got)
     owners = [each["owner"] for body in served.got for each in body["notices"]]
     assert owners.count("user: ada") == 1
@@ -254,8 +256,8 @@ def test_no_flood_keeps_out_what_was_done_about_it(tmp_path: Path) -> None:
     done = Notice("", ACTION, "n", "lab", "p0", "", "user: eve", action="evict", outcome="done")
     with site(200) as served, told(webhook(tmp_path, served.url, group_for=Duration(0.5))) as to:
         for number in range(100):
-            to.tell(verdict(95.0, number), namespace="lab", owner="user: eve")
-        to.receiver.say(done)
+            to.announce(verdict(95.0, number), namespace="lab", owner="user: eve")
+        to.receiver.queue(done)
         until(lambda: "evict" in json.dumps(served.got))
 
 
@@ -269,11 +271,11 @@ def test_one_namespace_with_many_owners_cannot_push_out_another(tmp_path: Path) 
 
     pace = NotifyPace(answer_s=60.0)
     with site(hold, 200) as served, told(webhook(tmp_path, served.url), pace) as to:
-        to.tell(verdict())
+        to.announce(verdict())
         until(lambda: len(served.answers) == 1)  # it is being sent: all else waits
         for number in range(600):
-            to.tell(verdict(95.0, 2 + number), namespace="eve", owner=f"user: {number}")
-        to.tell(verdict(95.0, 999), namespace="lab", owner="user: ada")
+            to.announce(verdict(95.0, 2 + number), namespace="eve", owner=f"user: {number}")
+        to.announce(verdict(95.0, 999), namespace="lab", owner="user: ada")
         released.set()
         until(lambda: sum(len(each["notices"]) for each in served.got) == 500)
     owners = {each["owner"] for body in served.got for each in body["notices"]}
@@ -288,12 +290,12 @@ def test_a_notice_that_is_refused_takes_no_other_with_it(tmp_path: Path) -> None
             tmp_path, served.url, format=MessageFormat.FALCO, group_for=Duration(0.3)
         )
         with told(settings) as to:
-            to.tell(verdict(95.0, 1), owner="user: eve")
-            to.tell(verdict(95.0, 2), owner="user: ada")
+            to.announce(verdict(95.0, 1), owner="user: eve")
+            to.announce(verdict(95.0, 2), owner="user: ada")
             until(lambda: served.got)
             assert served.got[0]["output_fields"]["minerwatch.owner"] == "user: ada"
             until(lambda: to.receiver.failures[DROPPED] == 1)
-            to.tell(verdict(95.0, 3))
+            to.announce(verdict(95.0, 3))
             until(lambda: len(served.got) == 2)
             assert served.got[1]["output"].endswith("1 message left out, about user: eve")
 
@@ -301,10 +303,10 @@ def test_a_notice_that_is_refused_takes_no_other_with_it(tmp_path: Path) -> None
 def test_owners_that_are_left_out_again_and_again_take_no_more_room(tmp_path: Path) -> None:
     with site(404) as served, told(webhook(tmp_path, served.url)) as to:
         for number in range(1, 251):
-            to.tell(verdict(95.0, number), owner=f"user: {number}")
+            to.announce(verdict(95.0, number), owner=f"user: {number}")
             until(partial(to.has_dropped, number))
         served.answers[:] = [200]
-        to.tell(verdict(95.0, 999))
+        to.announce(verdict(95.0, 999))
         until(lambda: served.got)
         assert len(served.got[0]["left_out"]) == 101
         assert sum(served.got[0]["left_out"].values()) == 250
@@ -312,9 +314,9 @@ def test_owners_that_are_left_out_again_and_again_take_no_more_room(tmp_path: Pa
 
 def test_what_is_gone_is_forgotten(tmp_path: Path) -> None:
     with site(200) as served, told(webhook(tmp_path, served.url)) as to:
-        to.tell(verdict())
+        to.announce(verdict())
         Notifier([to.receiver]).forget(verdict().container)
-        to.tell(verdict())
+        to.announce(verdict())
         until(lambda: sum(len(body["notices"]) for body in served.got) == 2)
 
 
@@ -323,8 +325,8 @@ def test_no_more_messages_than_its_rate_and_nothing_is_lost(tmp_path: Path) -> N
         settings = webhook(tmp_path, served.url, per_hour=7200)  # one in 0.5 s
         with told(settings) as to:
             for number in range(10):
-                to.tell(verdict(95.0, number), owner=f"user: {number}")
-                to.tell(verdict(95.0, 100 + number), owner=f"user: {number}")
+                to.announce(verdict(95.0, number), owner=f"user: {number}")
+                to.announce(verdict(95.0, 100 + number), owner=f"user: {number}")
             until(lambda: sum(len(body["notices"]) for body in served.got) == 20)
 
 
@@ -369,11 +371,11 @@ def test_falco_has_one_request_a_notice(tmp_path: Path) -> None:
             tmp_path, served.url, format=MessageFormat.FALCO, group_for=Duration(0.3)
         )
         with told(settings) as to:
-            to.tell(verdict(95.0, 1))
-            to.tell(verdict(95.0, 2))
+            to.announce(verdict(95.0, 1))
+            to.announce(verdict(95.0, 2))
             until(lambda: len(served.got) == 2)
     assert {each["source"] for each in served.got} == {"minerwatch"}
 
 
 def test_without_receivers_nothing_is_done() -> None:
-    Notifier().tell(verdict(), "lab", lambda: pytest.fail("it is not asked for"))
+    Notifier().announce(verdict(), "lab", lambda: pytest.fail("it is not asked for"))

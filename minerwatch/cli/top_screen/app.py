@@ -29,12 +29,7 @@ from minerwatch.cli.top_screen.feed import Feed, in_thread, reason_of
 from minerwatch.cli.top_screen.filters import AsciiFilter, HarmlessFilter
 from minerwatch.cli.top_screen.proposal import Proposer
 from minerwatch.cli.top_screen.reader import Prompt
-from minerwatch.cli.top_screen.screens import (
-    ChoiceScreen,
-    MainScreen,
-    PageScreen,
-    ReadingScreen,
-)
+from minerwatch.cli.top_screen.screens import ChoiceScreen, MainScreen, PageScreen, ReadingScreen
 from minerwatch.cli.top_screen.sources import Watched
 from minerwatch.cli.top_screen.terminal import Terminal
 from minerwatch.untrusted_text.display import printable

@@ -59,7 +59,7 @@ def copy_of(subjects: Sequence[Subject], group: Group | None) -> Copy:
 
 
 def destination(text: str, *, in_tmux: bool) -> str:
-    """Return where a copy went; nothing tells whether the terminal took it."""
+    """Return where a copy went; a terminal does not confirm that it has accepted one."""
     is_long = len(text.encode("utf-8", "backslashreplace")) > LONG_COPY_BYTES
     return (
         ("tmux's buffer, and " if in_tmux else "")

@@ -67,5 +67,5 @@ async def propose(
         return False
     result = await app.done(partial(proposer.carry_out, proposal))
     if result is not None:
-        app.push_screen(ReadingScreen(lambda width: [("", words.told_lines(result, width))]))
+        app.push_screen(ReadingScreen(lambda width: [("", words.text_lines(result, width))]))
     return True

@@ -17,7 +17,7 @@ from minerwatch.model import Action
 from minerwatch.view.agent_summary import mode
 from minerwatch.view.culling_text import cull_text, decision_lines
 from minerwatch.view.screen.page import Section
-from minerwatch.view.screen.words import told_lines
+from minerwatch.view.screen.words import text_lines
 from minerwatch.view.selection import place
 
 _OFF = (
@@ -28,7 +28,7 @@ DRY_RUN, ENFORCE = "dry-run", "enforce"
 
 
 class ProposalError(MinerwatchError):
-    """Nothing can be proposed, or carried out; ``str()`` says why."""
+    """An action cannot be proposed or carried out; ``str()`` is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,5 +141,5 @@ def proposal_sections(proposal: Proposal, width: int) -> list[Section]:
         ("To be typed below, so that it is done to no other", name, "bold"),
     )
     return [
-        (title, told_lines(said, width, style, "  ")) for title, said, style in sections if said
+        (title, text_lines(said, width, style, "  ")) for title, said, style in sections if said
     ]

@@ -86,7 +86,7 @@ class MainScreen(Screen[None]):
         yield from (self._details, self._prompt, Footer(compact=True))
 
     def on_mount(self) -> None:
-        """Say what is waited for."""
+        """Show what is pending."""
         self._empty.update(Text(words.empty_text(None, None, View(), self._waits_for)))
         self.set_focus(self.table)
 

@@ -69,7 +69,7 @@ def environment_at_start(path: Path = Path("/proc/self/environ")) -> Mapping[str
     """Return the environment that this process was started with, where the kernel tells.
 
     In a locale without UTF-8 Python sets LC_CTYPE to one with it (PEP 538), for itself and its
-    children; the variable says nothing about the terminal then.
+    children; the variable then does not describe the terminal.
     """
     try:
         lines = path.read_bytes().split(b"\0")

@@ -1,4 +1,4 @@
-"""Tell what the code at given addresses of a process computes, in a process that can be killed.
+"""Classifies the code at given addresses of a process, in a process that can be killed.
 
 The agent runs this file by path and never imports it: reading another process's memory can hang,
 and a decoder must not crash the agent. No code is kept or sent, only counts. One JSON value a line:
@@ -52,7 +52,7 @@ _HASHING_SHARE = 0.25
 _MAX_MEDIA_SHARE = 0.25
 _MAX_BRANCH_SHARE = 0.2
 _MAX_MULTIPLY_SHARE = 0.07
-"""More is a generator of random numbers (Philox), or RandomX, which is told by its pairs."""
+"""More is a generator of random numbers (Philox), or RandomX, which its pairs reveal."""
 _LEAST_MIXED = 3
 """Instructions that mix integers, in a window that converts pairs of them."""
 

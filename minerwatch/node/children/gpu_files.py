@@ -36,7 +36,7 @@ MAX_THREADS = 4096
 """Of one process, of which one is looked through at a time."""
 MAX_KNOWN = 512
 """Processes with an open device, which are read each time."""
-_MAX_NUMBER = 1 << 20  # of an open file, where the kernel does not say
+_MAX_NUMBER = 1 << 20  # of an open file, where the kernel gives none
 _OWNER_DEPTH = 4
 """Folders of a container's cgroup, from the root; those below it may be the container's own."""
 _DRM_MAJOR = 226  # include/uapi/linux/major.h, for all of /dev/dri

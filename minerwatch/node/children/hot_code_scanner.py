@@ -38,13 +38,7 @@ from typing import Any, NamedTuple
 
 import yara_x
 
-from minerwatch.node.children.machine_code import (
-    Decoder,
-    Reference,
-    References,
-    Words,
-    masked,
-)
+from minerwatch.node.children.machine_code import Decoder, Reference, References, Words, masked
 from minerwatch.node.children.traced_code import PAGE, TracedCode, joined
 
 MAX_HOT_PAGES = 16

@@ -1,4 +1,4 @@
-"""Tell whether executables came with their container's image, in a process that can be killed.
+"""Compares executables with their container's image, in a process that can be killed.
 
 The agent runs this file by path: a layer may lie on a file system that hangs. One value a line:
 

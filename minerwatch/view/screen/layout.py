@@ -28,7 +28,7 @@ class Keyed(Protocol):
 
     @property
     def key(self) -> Key:
-        """Its identity, from one refresh to the next."""
+        """Identity of the row, from one refresh to the next."""
 
 
 R = TypeVar("R", bound=Keyed)

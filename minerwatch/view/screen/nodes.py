@@ -33,7 +33,7 @@ class NodeRow:
     """A node, with what its containers use."""
 
     key: Key
-    agent: AgentStatus | None  # None: it does not say
+    agent: AgentStatus | None  # None: not reported
     missing: Unanswered | None  # why it did not answer
     answered: datetime | None  # when it did last, where it no longer does
     cpu_cores: float
@@ -42,12 +42,12 @@ class NodeRow:
 
     @property
     def node(self) -> str:
-        """Its name."""
+        """Name of the node."""
         return self.key[0]
 
     @property
     def machine(self) -> MachineTotals | None:
-        """Its totals; None if its agent does not say."""
+        """Totals of the node; None if its agent does not report them."""
         return self.agent.machine if self.agent else None
 
 

@@ -52,7 +52,7 @@ class Subject:
     step_s: float = 1.0  # between two of them
     changes: Sequence[LevelChange] = ()
     campaign: Campaign | None = None
-    agent: AgentStatus | None = None  # of its node; None: it does not say
+    agent: AgentStatus | None = None  # of its node; None: not reported
     answered: datetime | None = None  # when its node answered last, where it no longer does
     is_gone: bool = False  # the last look did not show it
 
@@ -177,19 +177,19 @@ def _processes(status: ContainerStatus, listed: _Listed, width: int) -> list[Tex
 
 
 def _connections(subject: Subject, width: int) -> list[Text]:
-    told = [
+    ends = [
         f"  {process.pid} {printable(process.comm, 16)} → "
         f"{_endpoint(each.address, each.port)} for {age(each.since, subject.now)}"
         f" (first seen {printable(each.since, 32)})"
         for process in subject.status.processes
         for each in process.connections
     ]
-    if told:
-        more = len(told) - _MAX_CONNECTIONS
+    if ends:
+        more = len(ends) - _MAX_CONNECTIONS
         rest = [f"  … and {more:,} more"] if more > 0 else []
         return [
             Text(piece)
-            for line in (*told[:_MAX_CONNECTIONS], *rest)
+            for line in (*ends[:_MAX_CONNECTIONS], *rest)
             for piece in chop_cells(line, width)
         ]
     off = subject.agent.probes_off.get("connections") if subject.agent else None
@@ -212,8 +212,8 @@ def _history(subject: Subject, width: int) -> list[Text]:
     for finding in status.findings:
         by_time.setdefault((finding.since, finding.signal), []).append(finding)
     for (since, signal), findings in by_time.items():
-        told = by_signal((signal, each.title) for each in findings)
-        events.append((since, f"{printable(told, _NAME_LENGTH)} began to hold", ""))
+        titles = by_signal((signal, each.title) for each in findings)
+        events.append((since, f"{printable(titles, _NAME_LENGTH)} began to hold", ""))
     if not any(change.after == status.level for change in subject.changes):
         level = printable(status.level, 16)
         events.append((status.since, f"level {level}", LEVEL_STYLES.get(status.level, "")))

@@ -1,4 +1,4 @@
-"""From a look to what is shown of it: the step that takes time where there is much to show."""
+"""Turns a look into what is shown of it: the step that takes time where there is much to show."""
 
 from __future__ import annotations
 

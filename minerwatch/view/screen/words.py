@@ -138,7 +138,7 @@ def help_sections(width: int) -> list[Section]:
 def node_sections(row: NodeRow, look: Look, width: int) -> list[Section]:
     """Return all that is known of a node, and of how the nodes were asked."""
     blind = (look.coverage.blind_spot,) if look.coverage else ()
-    limits = [line for said in (*blind, *look.notes) for line in told_lines(said, width)]
+    limits = [line for said in (*blind, *look.notes) for line in text_lines(said, width)]
     lines = [
         Text(piece, line.style)
         for line in node_lines(row, look)
@@ -147,7 +147,7 @@ def node_sections(row: NodeRow, look: Look, width: int) -> list[Section]:
     return [("", lines), *([("Limits", limits)] if limits else [])]
 
 
-def told_lines(text: str, width: int, style: str = "", indent: str = "") -> list[Text]:
+def text_lines(text: str, width: int, style: str = "", indent: str = "") -> list[Text]:
     """Return text from elsewhere, line by line, escaped."""
     return [
         Text(indent + piece, style)

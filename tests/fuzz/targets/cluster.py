@@ -165,7 +165,7 @@ def pod_watch(data: bytes) -> None:
         _api(data), "node-1", keep=_KEEP, on_error=lambda _reason, _error: None,
         rng=random.Random(1),
     )  # fmt: skip
-    for step in (watch._follow, watch._list):
+    for step in (watch.follow, watch.list_all):
         try:
             step()
         except ApiError as error:
@@ -285,11 +285,11 @@ def exec_output(data: bytes) -> None:
     """Messages of an exec: output, complaints, a status; and a refusal before them."""
     messages = data.split(SEPARATOR)
     try:
-        printed = pod_exec._Printed(1000).read(cast("Any", _Socket(messages)), float("inf"))
+        printed = pod_exec.PrintedOutput(1000).read(cast("Any", _Socket(messages)), float("inf"))
         assert len(printed) <= 1000
     except ApiError as error:
         is_told(error)
-    refused = pod_exec._refused(SimpleNamespace(status_code=403, resp_body=data))
+    refused = pod_exec.refused(SimpleNamespace(status_code=403, resp_body=data))
     is_told(refused)
     is_one_line(str(refused))
 
@@ -301,7 +301,7 @@ def refusal(data: bytes) -> None:
     headers = {"Date": date.decode("latin-1"), "Retry-After": retry_after.decode("latin-1")}
     for status in (401, 429, 500, 999):
         with pytest.raises(ApiError) as raised:
-            client._raise_refused(cast("Any", _Response(body, headers, status)), "GET /")
+            client.raise_refused(cast("Any", _Response(body, headers, status)), "GET /")
         refused = raised.value
         is_told(refused)
         is_one_line(str(refused))

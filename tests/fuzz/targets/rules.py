@@ -21,7 +21,7 @@ from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
 from minerwatch.detection.sigma.rule import Rule
 from minerwatch.errors import ClusterError, ConfigError, RuleError
-from minerwatch.kube.client import _context
+from minerwatch.kube.client import kubeconfig_context
 from minerwatch.kube.owners import sources
 from minerwatch.model import Facts
 from minerwatch.node.children import yara_scanner
@@ -187,7 +187,7 @@ def kubeconfig(data: bytes) -> None:
     path = put(folder("kubeconfig") / "config", data)
     for wanted in (None, "lab"):
         try:
-            name, namespace = _context(str(path), wanted)
+            name, namespace = kubeconfig_context(str(path), wanted)
         except ClusterError as error:
             is_told(error)
         else:
