@@ -81,7 +81,7 @@ def search(indexes: Indexes, facts: Facts) -> Found:
         if value is None:
             continue
         if not isinstance(value, str):
-            value = "false" if value is False else " ".join(texts(value))  # most flags are
+            value = "false" if value is False else " ".join(texts(value))  # quicker for most flags
         here = index.memo.get(value)
         if here is None:
             here = index.found(value)
