@@ -19,7 +19,7 @@ from minerwatch.detection.matching.required_literals import (
     requirement_of,
 )
 from minerwatch.detection.predicate import texts
-from minerwatch.model import Facts, FactValue
+from minerwatch.model import Facts
 
 Found = frozenset[int]
 """Numbers of the literals that were found."""
@@ -49,25 +49,20 @@ class FieldIndex:
             automaton.add_word(literal, number)
         automaton.make_automaton()
         self._hits = automaton.iter
-        self.memo: dict[object, Found] = {}
+        self.memo: dict[str, Found] = {}
         """The literals in the latest short texts."""
         self._latest: tuple[str | None, Found] = (None, NOTHING)  # the latest long text
 
-    def found(self, value: FactValue) -> Found:
-        """Return the literals in a fact that is not in ``memo``; of a list, in the joined texts."""
-        if not isinstance(value, str):
-            value = " ".join(texts(value))
-            if value in self.memo:
-                return self.memo[value]
-        if value == self._latest[0]:
+    def found(self, text: str) -> Found:
+        """Return the literals in a text that is not in ``memo``."""
+        if len(text) > _MEMO_LENGTH:
+            if text != self._latest[0]:
+                self._latest = text, frozenset(map(_NUMBER, self._hits(normal_form(text))))
             return self._latest[1]
-        found = frozenset(map(_NUMBER, self._hits(normal_form(value))))
-        if len(value) > _MEMO_LENGTH:
-            self._latest = (value, found)
-            return found
+        found = frozenset(map(_NUMBER, self._hits(normal_form(text))))
         if len(self.memo) >= _MEMO_TEXTS:
             self.memo.clear()
-        self.memo[value] = found
+        self.memo[text] = found
         return found
 
 
@@ -83,12 +78,15 @@ def search(indexes: Indexes, facts: Facts) -> Found:
     found = NOTHING
     for field, index in indexes:
         value = facts.get(field)
-        if value is not None:
-            here = index.memo.get(value)
-            if here is None:
-                here = index.found(value)
-            if here:
-                found = found | here if found else here
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            value = "false" if value is False else " ".join(texts(value))  # quicker for most flags
+        here = index.memo.get(value)
+        if here is None:
+            here = index.found(value)
+        if here:
+            found = found | here if found else here
     return found
 
 

@@ -329,6 +329,8 @@ def test_random_texts_agree_with_the_reference(seed: int) -> None:
         ({"ExeDeleted": True}, {"ExeDeleted": True}, True),
         ({"ExeDeleted": "true"}, {"ExeDeleted": True}, True),
         ({"ExeDeleted": False}, {"ExeDeleted": True}, False),
+        ({"ExeDeleted": False}, {"ExeDeleted": False}, True),
+        ({"ExeDeleted": "false"}, {"ExeDeleted": False}, True),
         ({"ExeDeleted": False}, {}, False),
         ({"ExeDeleted": 1}, {"ExeDeleted": True}, False),
         ({"Initiated": "true"}, {}, False),
