@@ -74,10 +74,15 @@ def test_the_chart_has_the_version_of_the_package() -> None:
     assert [fault for fault in faults(TAG, None) if "CHANGELOG" not in fault] == []
 
 
-def test_the_image_that_the_readme_builds_is_the_one_that_the_chart_installs() -> None:
-    built = re.findall(rf"{re.escape(names()['image'])}:(\S+)", (ROOT / "README.md").read_text())
-    assert built
-    assert set(built) == {__version__}
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/hosts.md", "deploy/podman/minerwatch.container"]
+)
+def test_an_image_that_a_page_names_is_one_that_a_release_pushes(name: str) -> None:
+    named = re.findall(rf"{re.escape(names()['image'])}:(\S+)", (ROOT / name).read_text())
+    assert named
+    assert set(named) == {__version__}
+    workflow = (ROOT / ".github" / "workflows" / "release.yml").read_text()
+    assert re.findall(r"imagetools create --tag (\S+)", workflow) == ['"$IMAGE:$VERSION"']
 
 
 def test_the_chart_tells_artifact_hub_the_image_that_it_installs() -> None:

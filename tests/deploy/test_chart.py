@@ -14,6 +14,7 @@ import yaml
 from click.testing import CliRunner
 
 from generate.manifests import CHART, MANIFESTS, manifests
+from generate.names import names
 from minerwatch.api.port import REPORT_PATH
 from minerwatch.cli.main import cli
 from minerwatch.config.schema import Config, parse
@@ -844,6 +845,7 @@ def test_the_notes_tell_the_next_three_commands() -> None:
         "helm -n minerwatch test minerwatch",
         "minerwatch top --once",
         "minerwatch explain NAMESPACE/POD",
+        f"pip install git+{names()['repository']})",  # no release is on PyPI yet
     ):
         assert command in notes
     assert "nothing is ever touched" in notes  # culling is on, for no namespace

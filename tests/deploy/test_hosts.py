@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from generate.names import names
+from minerwatch import __version__
 from tests.conftest import needs_root
 from tests.deploy.container import wheel_root
 from tests.deploy.test_systemd import UNIT
@@ -26,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "hosts.md"
 _PROFILE = ROOT / "deploy" / "seccomp" / "minerwatch.json"
 QUADLET = ROOT / "deploy" / "podman" / "minerwatch.container"
-_IMAGE = "ghcr.io/minerwatch/minerwatch:latest"
+_IMAGE = f"{names()['image']}:{__version__}"
 _PROBES = {"execs", "tasks", "executed_code", "connections", "mappings", "content", "rounding"}
 
 

@@ -35,7 +35,7 @@ _ENGINES, _PARSED = "test_engine_commands.py", "test_classes.py"
 CLASSES = [
     Class(r"kubectl (debug|delete|minerwatch|rollout restart)$", Way.BY_ITS_NAME, _PARSED),
     Class(r"helm (lint|template|test|upgrade|uninstall( --no-hooks)?)$", Way.BY_ITS_NAME, _PARSED),
-    Class(r"(docker|podman) (run|start)$", Way.BY_ITS_NAME, _PARSED),
+    Class(r"(docker|podman) (build|run|start)$", Way.BY_ITS_NAME, _PARSED),
     Class(r"kubectl minerwatch top( -A)?$", Way.IN_A_CLUSTER, "test_cluster_commands.py"),
     Class(
         r"kubectl .*port-forward",
