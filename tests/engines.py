@@ -1,10 +1,13 @@
 """Real container engines for tests: a docker daemon and a podman of their own, below one folder.
 
 Neither uses a network, a registry or the machine's own engine. Both need root, and busybox.
+podman runs containers by runc, or by what MINERWATCH_TEST_RUNTIME names. crun refuses hybrid
+cgroups: there unmount the v2 tree first, in a mount namespace (``unshare --mount``).
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -19,6 +22,7 @@ import pytest
 from tests.waiting import until
 
 IMAGE = "shop/web:1.2"
+_RUNTIME = os.environ.get("MINERWATCH_TEST_RUNTIME", "runc")
 _LIMITS = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
 
 
@@ -99,12 +103,12 @@ def docker(root: Path) -> Iterator[Engine]:
 @contextmanager
 def podman(root: Path) -> Iterator[Engine]:
     """A podman with its storage below ``root``, and its service for one socket."""
-    busybox = _needs("podman", "runc", "podman runc")
+    busybox = _needs("podman", _RUNTIME, f"podman {_RUNTIME}")
     _rootfs(root, busybox)
     socket = root / "podman.sock"
     command = (
         *("podman", f"--root={root}/var/lib/containers/storage", f"--runroot={root}/run"),
-        *("--cgroup-manager=cgroupfs", "--runtime=runc", "--events-backend=file"),
+        *("--cgroup-manager=cgroupfs", f"--runtime={_RUNTIME}", "--events-backend=file"),
         f"--tmpdir={root}/tmp",
     )
     engine = Engine("podman", root, command, socket)
