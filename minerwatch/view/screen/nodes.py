@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from rich.text import Text
 
 from minerwatch.api.types import AgentStatus, Unanswered
 from minerwatch.format import age, counted, percent
-from minerwatch.model import MachineTotals
+from minerwatch.model import Level, MachineTotals
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.agent_summary import mode, rule_count
 from minerwatch.view.columns import NOTHING
@@ -60,7 +60,7 @@ def node_rows(look: Look, view: View) -> tuple[NodeRow, ...]:
         of_node = sums.setdefault(status.node, [0.0, 0, 0])
         of_node[0] += status.cpu_cores
         of_node[1] += 1
-        of_node[2] += bool(status.findings)
+        of_node[2] += status.level != Level.CLEAR.label
     rows = [
         NodeRow(
             (node,), agents.get(node), missing.get(node), look.stale.get(node),
@@ -135,7 +135,20 @@ def node_lines(row: NodeRow, look: Look) -> Iterator[Text]:
     elif row.missing is None:
         yield Text("No agent says what it is: none was asked, or it is older than this program.")
     used = ", ".join(usage_words(row.cpu_cores, row.machine))
-    yield Text(f"{used}, {counted(row.containers, 'container')}, {row.flagged:,} with findings")
+    yield Text(f"{used}, {counted(row.containers, 'container')}, {row.flagged:,} flagged")
+    if agent is not None:
+        yield from (Text(line, "dim") for line in _off(agent, _by_choice(agent)))
+
+
+def _by_choice(agent: AgentStatus) -> frozenset[str]:
+    """Return the probes that are off as configured, or have nothing to read on that node."""
+    return frozenset(probe.name for probe in agent.probes if probe.state == "off")
+
+
+def _off(agent: AgentStatus, names: Collection[str]) -> Iterator[str]:
+    for name, off in sorted(agent.probes_off.items()):
+        if name in names:
+            yield f"probe {printable(name, 32)} is off: {printable(off, _TEXT_LENGTH)}"
 
 
 def _troubles(row: NodeRow) -> Iterator[str]:
@@ -144,8 +157,7 @@ def _troubles(row: NodeRow) -> Iterator[str]:
         return
     if agent.broken_rules:
         yield f"{counted(agent.broken_rules, 'rule file')} cannot be used"
-    for name, off in sorted(agent.probes_off.items()):
-        yield f"probe {printable(name, 32)} is off: {printable(off, _TEXT_LENGTH)}"
+    yield from _off(agent, agent.probes_off.keys() - _by_choice(agent))
     for spot in (*agent.troubles, *agent.blind_spots):
         yield printable(spot, _TEXT_LENGTH)
 

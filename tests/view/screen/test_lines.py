@@ -19,6 +19,7 @@ from minerwatch.api.types import (
     ConnectionStatus,
     ContainerStatus,
     CullStatus,
+    ProbeReport,
     ProcessStatus,
     Unanswered,
 )
@@ -530,11 +531,25 @@ def test_nodes_say_why_they_are_missing_and_what_their_agents_lack() -> None:
         "probe execs is off: it needs NET_ADMIN",
         "/proc is not the host's",
         "agent 0.1.0, up 2h20m, every 10s, mode observe, rules: 96 stable, 16 test",
-        "2.0 cores busy, 1 container, 1 with findings",
+        "2.0 cores busy, 1 container, 1 flagged",
     ):
         assert told in text
     (silent,) = nodes(Look((SIMULATION,), NOW))
     assert "older than this program" in "".join(plain(list(node_lines(silent, look))))
+
+
+def test_what_is_off_by_choice_is_no_trouble_and_what_is_clear_is_not_flagged() -> None:
+    off = {"first_words": "switched off (probes.first_words)", "execs": "it needs NET_ADMIN"}
+    states = (ProbeReport("first_words", "off"), ProbeReport("execs", "unavailable"))
+    agent = replace(AGENT, probes_off=off, probes=states)
+    weak = replace(MINER, level="clear", score=1.0)
+    look = Look((weak,), NOW, agents=(agent,))
+    (row,) = nodes(look)
+    assert row.flagged == 0
+    assert nodes(look, text="first_words") == ()
+    said = {line.plain.partition(" is off")[0]: line.style for line in node_lines(row, look)}
+    assert said["probe execs"] == "yellow"
+    assert said["probe first_words"] == "dim"
 
 
 def test_nodes_are_sorted_and_filtered() -> None:
