@@ -309,6 +309,8 @@ def test_an_example_says_for_what_it_is_and_how_it_is_used(path: Path) -> None:
     assert text.startswith("# minerwatch ")
     assert f"-f deploy/helm/values/{path.name}" in text
     assert f"[{path.name}](helm/values/{path.name})" in (DEPLOY / "README.md").read_text()
+    # With less CPU an agent on a full node is restarted before its first tick: docs/decisions.md.
+    assert release(path).agent["resources"]["requests"]["cpu"] == "100m"
 
 
 def test_open_shift_permits_what_the_agent_asks_for_and_nothing_else() -> None:
