@@ -67,7 +67,8 @@ def canary(
 
     \b
     minerwatch canary                                           on the node
-    minerwatch canary --metrics http://NODE:9797/metrics        in a pod of that node
+    minerwatch canary --metrics https://NODE:9797/metrics --insecure-skip-tls-verify \\
+                      --token-file FILE                         in a pod of that node
 
     Exit status: 0 it was found; 1 it was not, or the agent cannot be asked.
     """

@@ -113,7 +113,7 @@ def _name_environment(error: click.BadParameter) -> None:
 )
 @click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
 def cli() -> None:
-    """minerwatch finds crypto-miners on Kubernetes nodes, and says why it thinks so.
+    """minerwatch finds crypto-miners on Kubernetes nodes and other Linux machines, and says why.
 
     \b
     minerwatch top --once       what looks like a miner here, and what uses most CPU?

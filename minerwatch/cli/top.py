@@ -75,7 +75,8 @@ def top(
     On a node it reads from the agent; where none runs it watches the node by itself. Then --once
     has only two seconds: enough for names, arguments and CPU rates, too short for rules that want
     minutes of proof. From anywhere else, or with -A, -n, --context or --kubeconfig, it asks every
-    agent of the cluster, by exec into its pod, and lists nodes that did not answer.
+    agent of the cluster, on its port with a token, else by exec into its pod, and lists nodes that
+    did not answer.
 
     \b
     minerwatch top                        the screen
