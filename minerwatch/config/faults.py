@@ -13,6 +13,7 @@ import yaml
 
 from minerwatch.errors import ConfigError
 
+_WORD = re.compile(r"[\w./*-]{1,64}")
 _MERGE = "tag:yaml.org,2002:merge"
 _KINDS = {
     "array": "a list",
@@ -134,9 +135,12 @@ class _Visit:
 
     def _faults_of_value(self, node: yaml.Node, kind: Any, inner: Any, key: str) -> Iterator[Fault]:
         """Convert a value whose parts have no faults."""
+        check = self.checker.checks.get(re.sub(r"\[\d+\]", "[]", key))
         try:
-            value = self.checker.convert(self.value(node), kind)
-            check = self.checker.checks.get(re.sub(r"\[\d+\]", "[]", key))
+            value = self.value(node)
+            if check is not None and inner is str and isinstance(value, int):
+                value = _scalar(node)  # a port alone is no address: the check says it better
+            value = self.checker.convert(value, kind)
             if check is not None:
                 check(value)
         except msgspec.ValidationError as error:
@@ -149,6 +153,11 @@ class _Visit:
             yield Fault(mark.line + 1, key, str(error.problem))
 
     def _hint(self, node: yaml.Node, kind: Any) -> str:
+        is_word = isinstance(node, yaml.ScalarNode) and _WORD.fullmatch(node.value)
+        if is_word and get_origin(kind) is tuple:
+            return f": write [{node.value}]"
+        if is_word and kind is str:
+            return f": write '{node.value}'"
         choices = self.checker.choices.get(kind, ())
         if isinstance(kind, type) and issubclass(kind, Enum):
             choices = [str(each.value) for each in kind]
@@ -160,7 +169,9 @@ def suggestion(word: str, choices: Iterable[str]) -> str:
     """Return ``; did you mean x?``, or "" if no choice is near."""
     from difflib import get_close_matches  # only where something is wrong
 
-    close = get_close_matches(word, list(map(str, choices)), n=1)
+    known = list(map(str, choices))
+    longer = [each for each in known if len(word) > 1 and each.startswith(f"{word}_")]
+    close = get_close_matches(word, known, n=1) or longer
     return f"; did you mean {close[0]}?" if close else ""
 
 

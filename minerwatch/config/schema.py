@@ -471,4 +471,5 @@ def _place(error: yaml.YAMLError) -> str:
 
 
 def _problem(error: yaml.YAMLError) -> str:
-    return str(getattr(error, "problem", None) or error).splitlines()[0]
+    problem = str(getattr(error, "problem", None) or error).splitlines()[0]
+    return "a tab stands here: use spaces" if r"character '\t'" in problem else problem

@@ -60,10 +60,30 @@ def test_every_fault_has_line_key_and_reason(tmp_path: Path) -> None:
         "15: culling.exemptions[0].owner: unknown key; did you mean owners?",
         "15: culling.exemptions[0].until: not a value: day is out of range for month",
         "15: culling.exemptions[0]: reason is missing",
-        "16: rules: expected a list, got text",
+        "16: rules: expected a list, got text: write [/etc/rules]",
         "17: tls: certificate is missing: key and client_ca have no effect without it",
         "18: ?: unknown key",
     ]
+
+
+def test_what_is_meant_is_written_out(tmp_path: Path) -> None:
+    text = """\
+listen: 9797
+node: {name: 12}
+culling: {namespaces: binder, protected_namespaces: "a: b"}
+notify: [{url: /run/chat, name: chat, url_file: /run/chat}]
+"""
+    assert faults(tmp_path, text) == [
+        "1: listen: invalid address '9797': use ADDRESS:PORT",
+        "2: node.name: expected text, got a whole number: write '12'",
+        "3: culling.namespaces: expected a list, got text: write [binder]",
+        "3: culling.protected_namespaces: expected a list, got text",
+        "4: notify[0].url: unknown key; did you mean url_file?",
+    ]
+    path = tmp_path / "tab.yaml"
+    path.write_text("node:\n\tname: a\n")
+    with pytest.raises(ConfigError, match=r"tab.yaml:2: a tab stands here: use spaces"):
+        checked(path)
 
 
 def test_all_faults_are_raised_together(tmp_path: Path) -> None:
