@@ -75,6 +75,16 @@ class _LazyGroup(click.Group):
         command: click.Command = getattr(imported, cmd_name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from minerwatch.config.faults import suggestion  # only once something is wrong
+
+            ctx.fail(error.message.rstrip(".") + suggestion(args[0], _COMMANDS))
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))

@@ -122,6 +122,13 @@ def test_wrong_usage_is_status_2_and_no_traceback(arguments: tuple[str, ...]) ->
     assert isinstance(result.exception, SystemExit)
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("tpo", "; did you mean top?"), ("zzz", "")])
+def test_a_command_that_is_not_there_is_named_with_the_nearest(typed: str, meant: str) -> None:
+    done = CliRunner().invoke(cli, [typed])
+    assert done.exit_code == 2
+    assert done.stderr.endswith(f"No such command '{typed}'{meant}\n")
+
+
 def test_a_named_socket_that_nobody_listens_on_is_an_error(tmp_path: Path) -> None:
     result = run("top", "--once", "--socket", str(tmp_path / "agent.sock"))
     assert result.exit_code == 1
