@@ -130,7 +130,7 @@ def process_columns(width: int) -> tuple[Column[ProcessRow], ...]:
             "NODE", lambda row, _, width: fitted(printable(row.status.node, NAME_LENGTH), width),
             14, 2, sort="node", exists=lambda rows: len({row.status.node for row in rows}) > 1,
         ),
-        Column("COMMAND", _draw_command, max(30, width * 2 // 5), is_rest=True),
+        Column("COMMAND", _draw_command, max(30, width // 4), is_rest=True),
     )  # fmt: skip
 
 

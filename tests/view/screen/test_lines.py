@@ -507,6 +507,17 @@ def test_processes_by_other_columns() -> None:
     assert "MEMORY" not in drawn_all(shown_of([MINER], View(kind=Kind.PROCESSES)), 120)[0]
 
 
+@pytest.mark.parametrize(("width", "titles"), [(120, "OWNER"), (200, "CPU-TIME THREADS USER")])
+def test_the_owner_of_a_process_is_there_at_120_columns_and_all_at_200(
+    width: int, titles: str
+) -> None:
+    whole = process(pid=1, cpu_cores=2.0, cpu_seconds=9.0, memory_bytes=1 << 20, threads=9)
+    shown = shown_of([replace(MINER, processes=(whole,))], View(kind=Kind.PROCESSES))
+    title = drawn_all(shown, width)[0].split()
+    for each in ("PID", "MEMORY", "OWNER", "CONTAINER", "COMMAND", *titles.split()):
+        assert each in title, (each, title)
+
+
 # Nodes, words.
 
 
