@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
+import yaml
 
 from minerwatch.cli.main import cli
+from minerwatch.config.schema import Config, checked
 from tests.deploy.services import GUIDE, anchors
 
 FOLDER = Path(__file__).parent.parent
@@ -52,6 +56,23 @@ def test_the_map_names_each_module_once_and_none_that_is_not_there() -> None:
     there = {path for path in PACKAGE.rglob("*.py") if not path.stem.startswith("__")}
     assert len(named) == len(set(named))
     assert set(named) == there
+
+
+def _configurations() -> Iterator[object]:
+    """Yield blocks of YAML that have keys of the agent's configuration and no others."""
+    known = {each.name for each in msgspec.structs.fields(Config)}
+    for page in PAGES:
+        blocks = re.findall(r"^ *```yaml\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE)
+        for number, block in enumerate(map(textwrap.dedent, blocks)):
+            if yaml.safe_load(block).keys() <= known:
+                yield pytest.param(block, id=f"{page.relative_to(FOLDER)}:{number}")
+
+
+@pytest.mark.parametrize("block", [*_configurations()])
+def test_a_configuration_on_a_page_has_no_faults(block: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(block)
+    assert checked(path).faults == ()
 
 
 def test_the_architecture_is_one_page() -> None:
