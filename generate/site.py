@@ -24,6 +24,7 @@ _ELSEWHERE = {
     ROOT / "SECURITY.md": Path("report-a-vulnerability.md"),
     ROOT / "deploy" / "README.md": Path("deploy.md"),
 }
+_PICTURES = (".png", ".svg")
 _FENCED = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(\]\()(?!https?:|#)([^)#\s]+)")
 
@@ -34,8 +35,11 @@ def places() -> dict[Path, Path]:
     return of_docs | _ELSEWHERE
 
 
-def page(text: str, source: Path, site: Mapping[Path, Path]) -> str:
-    """Return the text of a page with links that hold at its place in the site."""
+def page(text: str, source: Path, site: Mapping[Path, Path], revision: str = "main") -> str:
+    """Return the text of a page with links that hold at its place in the site.
+
+    ``revision`` is the branch or the tag of what is not in the site.
+    """
     place = site[source]
     repository = names()["repository"]
 
@@ -43,8 +47,8 @@ def page(text: str, source: Path, site: Mapping[Path, Path]) -> str:
         target = (source.parent / found[2]).resolve()
         if target in site:
             return found[1] + os.path.relpath(site[target], place.parent)
-        kind = "tree" if target.is_dir() else "blob"
-        return f"{found[1]}{repository}/{kind}/main/{target.relative_to(ROOT)}"
+        kind = "tree" if target.is_dir() else "raw" if target.suffix in _PICTURES else "blob"
+        return f"{found[1]}{repository}/{kind}/{revision}/{target.relative_to(ROOT)}"
 
     pieces = _FENCED.split(text)
     pieces[::2] = (_LINK.sub(link, piece) for piece in pieces[::2])

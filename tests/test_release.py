@@ -12,6 +12,7 @@ import yaml
 
 from generate import release
 from generate.names import ROOT, names
+from generate.pypi_readme import readme
 from generate.release import faults, notes
 from minerwatch import __version__
 
@@ -99,3 +100,15 @@ def test_the_chart_tells_artifact_hub_the_image_that_it_installs() -> None:
         assert not is_page or (ROOT / path).is_file()
     icon = chart["icon"].removeprefix(f"{names()['repository']}/raw/main/")
     assert (ROOT / icon).is_file()
+
+
+def test_the_page_on_pypi_links_to_the_repository_at_the_tag() -> None:
+    here, there = ((ROOT / "README.md").read_text(), readme(TAG))
+    links = re.findall(r"\]\(([^)#\s]+)", there)
+    assert len(links) == len(re.findall(r"\]\(([^)#\s]+)", here))
+    for link in links:
+        assert link.startswith("https://"), link
+        _, is_ours, path = link.partition(f"{names()['repository']}/")
+        kind, _, file = path.partition(f"/{TAG}/")
+        assert not is_ours or (ROOT / file).exists(), link
+        assert (kind == "raw") == link.endswith(".svg"), link
