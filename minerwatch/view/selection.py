@@ -74,8 +74,9 @@ def unknown_namespace(statuses: Sequence[ContainerStatus], wanted: str) -> str:
 
 
 def busy(statuses: Iterable[ContainerStatus]) -> Sequence[ContainerStatus]:
-    """Return containers with findings, CPU usage or GPU use."""
-    return [each for each in statuses if each.findings or is_busy(each)]
+    """Return containers with findings, CPU or GPU usage, and those whose level has yet to fall."""
+    clear = Level.CLEAR.label
+    return [each for each in statuses if each.findings or each.level != clear or is_busy(each)]
 
 
 def is_busy(status: ContainerStatus) -> bool:

@@ -60,7 +60,7 @@ def past_page(view: View, key: str, history: History) -> str:
         tag("h2", "Changes of level, newest first") if lines else None,
         [
             tag("p", ago(each.at, view.now), " ", level_mark(each.level),
-                f" was {printable(each.previous, 16)}, score {int(each.score)}",
+                f", was {printable(each.previous, 16)}, score {int(each.score)}",
                 tag("div", "; ".join(printable(rule.title, _NAME_LENGTH) for rule in each.rules),
                     class_="why"))
             for each in lines

@@ -137,7 +137,7 @@ def _verdict_row(view: View, line: VerdictLine) -> Markup:
     return tag(
         "tr",
         cell(ago(line.at, view.now)),
-        cell((level_mark(line.level), tag("span", f" was {printable(line.previous, 16)}",
+        cell((level_mark(line.level), tag("span", f", was {printable(line.previous, 16)}",
                                           class_="dim"))),
         cell(
             (

@@ -85,6 +85,11 @@ def test_busy_are_those_that_burn_cpu_or_have_findings() -> None:
     assert busy([container(), SUSPICIOUS, SIMULATION]) == [SUSPICIOUS, SIMULATION]
 
 
+def test_what_is_flagged_is_shown_until_its_level_has_fallen() -> None:
+    falling = replace(container(), level="likely")
+    assert busy([container(), falling]) == [falling]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -238,7 +238,7 @@ def test_the_week_has_changes_flagged_time_and_gaps() -> None:
     page = Page(week_page(view()))
     for wanted in (
         "93% of the week is recorded", "Flagged containers by CPU", "RandomX is executed",
-        "was clear", "gone", "12.0 hours", "Gaps and restarts", "Actions",
+        ", was clear", "gone", "12.0 hours", "Gaps and restarts", "Actions",
     ):  # fmt: skip
         assert wanted in page.text, wanted
     gaps = [each for name, each in page.elements if name == "rect" and each["class"] == "gap"]
