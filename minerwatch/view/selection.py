@@ -10,8 +10,9 @@ from minerwatch.errors import TargetError
 from minerwatch.model import Level
 from minerwatch.untrusted_text.display import printable
 
-_RANKS: dict[str, Callable[[ContainerStatus], float | str]] = {
-    "score": lambda status: -status.score,
+_RANKS: dict[str, Callable[[ContainerStatus], float | str | tuple[bool, float]]] = {
+    # A level falls some ticks after its score: until then it is not below what is clear.
+    "score": lambda status: (status.level == Level.CLEAR.label, -status.score),
     "cpu": lambda status: -status.cpu_cores,
     "hours": lambda status: -status.cpu_hours,
     "gpu": lambda status: -((status.gpu and status.gpu.busy) or 0.0),
