@@ -10,16 +10,15 @@ No file is kept open: that would keep the namespace of a pod that has ended.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from operator import itemgetter
 
 from minerwatch.network_totals import DeviceCounters, NetworkCounters
 from minerwatch.node.proc_files import CountedFiles
 
 _FILE_BYTES = 16 << 10
 _MAX_DEVICES_BYTES = 64 << 10
-_NAMESPACE = re.compile(r"net:\[([0-9]{1,20})\]")
 _V4 = {
     b"Ip:": (b"InReceives", b"OutRequests", b"ForwDatagrams", b"FragOKs", b"FragCreates"),
     b"Icmp:": (b"OutMsgs", b"OutEchos", b"InEchoReps", b"InDestUnreachs", b"InErrors"),
@@ -60,8 +59,7 @@ class CounterReader:
         except OSError as error:
             self._files.count(error)
             return None
-        match = _NAMESPACE.fullmatch(link)
-        return int(match[1]) if match else None
+        return int(link[5:-1]) if link.startswith("net:[") else None
 
     def devices(self, pid: int, at_s: float) -> DeviceCounters | None:
         """Read the counters of devices; None if they cannot be read."""
@@ -148,33 +146,29 @@ def _has_v6(before: NetworkCounters, devices: DeviceCounters, ip_packets: int) -
 
 
 @lru_cache(_MAX_HEADERS)
-def _columns(header: bytes) -> tuple[int, ...]:
+def _columns(header: bytes) -> Callable[[Sequence[bytes]], tuple[bytes, ...]] | None:
+    """Return what picks the values below a header of ``_V4``; None: not needed."""
     names = header.split()
-    return tuple(names.index(name) for name in _V4[names[0]])
+    wanted = _V4.get(names[0]) if names else None
+    return itemgetter(*map(names.index, wanted)) if wanted else None
 
 
 def _v4_values(snmp: bytes) -> list[int]:
     """Return the counters in the order of ``_V4``: each is below its name, in the next line."""
-    found: dict[bytes, list[int]] = {}
-    lines = snmp.splitlines()
+    found: dict[bytes, tuple[bytes, ...]] = {}
+    lines = snmp.split(b"\n")
     for names, numbers in zip(lines[::2], lines[1::2], strict=False):
-        protocol = names.partition(b" ")[0]
-        if protocol in _V4:
-            values = numbers.split()
-            found[protocol] = [int(values[column]) for column in _columns(names)]
-    return [value for protocol in _V4 for value in found[protocol]]
+        pick = _columns(names)
+        if pick is not None:
+            found[names.partition(b" ")[0]] = pick(numbers.split())
+    return [int(value) for protocol in _V4 for value in found[protocol]]
 
 
 def _v6_values(snmp6: bytes) -> tuple[int, ...]:
-    if not snmp6:
-        return _NO_V6
-    lines = b"\n" + snmp6
-    found = []
-    for name in _V6:
-        at = lines.find(b"\n" + name)
-        field = lines[at + len(name) + 1 : at + len(name) + 64].split(b"\n", 1)[0]
-        found.append(int(field) if at >= 0 else 0)
-    return tuple(found)
+    """Return the counters in the order of ``_V6``; each line is a name and a number."""
+    fields = snmp6.split()
+    values = dict(zip(fields[::2], fields[1::2], strict=False))
+    return tuple(int(values.get(name, 0)) for name in _V6)
 
 
 def _joined(

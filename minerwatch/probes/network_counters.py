@@ -25,7 +25,9 @@ from minerwatch.probes.base import NO_FACTS
 
 _QUIET_PACKETS_PER_S = 10.0
 """Below, the protocols of a namespace are not read: nothing in it scans or floods."""
-_WINDOW_S = 30.0
+_MIN_WINDOW_S = 30.0
+_WINDOW_TICKS = 2.5
+"""Ticks in a window, where these take long."""
 _MAX_NAMESPACES_OF_ONE = 32
 """Nested ones of one pod, which it makes itself; idle ones make room."""
 _MAX_NESTED = 4096
@@ -71,14 +73,26 @@ class _Namespace:
     devices: DeviceCounters
     readings: deque[NetworkCounters] = field(default_factory=deque)
     cpu_s: dict[ContainerKey, float] = field(default_factory=dict)
+    rates: Facts = field(default_factory=dict)  # between the first reading and the last
     facts: Facts = field(default_factory=dict)
     read_s: float = 0.0
     busy_s: float = float("-inf")
-    has_rested: bool = False
+    reads: int = 0  # since it was opened
+    has_rested: bool = False  # since it was read
+    rested_s: float = float("-inf")
 
-    def is_busy(self, at_s: float) -> bool:
-        """Return True if it sent packets lately."""
-        return at_s <= self.busy_s + _WINDOW_S
+    def is_busy(self, since_s: float) -> bool:
+        """Return True if it has sent packets since then."""
+        return self.busy_s >= since_s
+
+    def rests(self, at_s: float) -> bool:
+        """Return True if it is not read at this tick."""
+        return self.rested_s == at_s
+
+    def may_rest(self) -> bool:
+        """Return True if it need not be read: it did nothing notable at the last tick."""
+        is_known = self.reads >= 1 and len(self.readings) != 1
+        return is_known and not (self.has_rested or self.is_nested or _is_notable(self.facts))
 
     def is_due(self) -> bool:
         """Return True for a nested one that was read once, or may scan or flood."""
@@ -99,6 +113,10 @@ class PodNetworks:
         # Kernel threads are in it, too, and can be asked where PID 1 cannot
         self._host = self._reader.namespace(1) or self._reader.namespace(_KERNEL_THREADS)
         self._namespaces: dict[int, _Namespace] = {}
+        self._inodes: dict[int, int | None] = {}  # of processes, at this tick
+        self._inodes_before: dict[int, int | None] = {}
+        self._at_s = 0.0
+        self._window_s = _MIN_WINDOW_S
         self._facts: dict[ContainerKey, Facts] = {}
 
     def facts(self, container: ContainerKey) -> Facts:
@@ -133,6 +151,9 @@ class PodNetworks:
 
     def tick(self, users: Iterable[NetworkUser], at_s: float) -> None:
         """Read the namespaces of containers that ran since the last tick."""
+        self._inodes_before, self._inodes = self._inodes, {}
+        self._window_s = max(_MIN_WINDOW_S, _WINDOW_TICKS * (at_s - self._at_s))
+        self._at_s = at_s
         by_namespace: dict[int, list[NetworkUser]] = {}
         due = [each for each in self._namespaces.values() if each.is_due()]
         for user in users:
@@ -142,7 +163,8 @@ class PodNetworks:
         watched: dict[int, Watched] = {}
         for inode, own in by_namespace.items():
             namespace = self._namespaces[inode]
-            self._read(namespace, at_s)
+            if not namespace.rests(at_s):
+                self._read(namespace, at_s)
             if not namespace.readings:
                 namespace.cpu_s, namespace.facts = {}, {}
                 continue
@@ -152,7 +174,8 @@ class PodNetworks:
             watched[inode] = Watched(pids, has_failures=_has_failures(namespace.facts))
         if self._sockets is not None:
             self._sockets.watch(watched)
-        gone = [each for each, own in self._namespaces.items() if at_s > own.read_s + 2 * _WINDOW_S]
+        long_ago_s = at_s - 2 * self._window_s
+        gone = [each for each, own in self._namespaces.items() if own.read_s < long_ago_s]
         for inode in gone:
             del self._namespaces[inode]
 
@@ -161,11 +184,16 @@ class PodNetworks:
 
         The first alone would not do where a process can make a namespace of its own. Those that
         need another reading, or may scan or flood, are read again, whichever process is drawn.
+        Where the pod's own is read every other tick, a process is drawn when it rests.
         """
         found: set[int] = set()
         again = [each.pid for each in due if each.owner == user.owner and each.pid in user.pids]
-        for pid in {user.first_pid, random.choice(user.pids), *again}:  # noqa: S311
-            inode, is_first = self._reader.namespace(pid), pid == user.first_pid
+        own = self._namespaces.get(self._inode(user.first_pid, is_first=True) or 0)
+        if own is None or not own.has_rested or own.rests(at_s):
+            again.append(random.choice(user.pids))  # noqa: S311
+        for pid in {user.first_pid, *again}:
+            is_first = pid == user.first_pid
+            inode = self._inode(pid, is_first=is_first)
             if inode is None or inode == self._host or self._host is None:
                 continue
             known = self._namespaces.get(inode)
@@ -178,6 +206,18 @@ class PodNetworks:
                 found.update([inode] if is_open else ())
         return found
 
+    def _inode(self, pid: int, *, is_first: bool) -> int | None:
+        """Return the namespace of a process; that of the last tick if it need not be read."""
+        if pid not in self._inodes:
+            inode = self._inodes_before.get(pid)
+            known = self._namespaces.get(inode) if inode is not None else None
+            if inode is not None and known is not None and is_first and known.may_rest():
+                known.rested_s, known.has_rested = self._at_s, True
+            else:
+                inode = self._reader.namespace(pid)
+            self._inodes[pid] = inode
+        return self._inodes[pid]
+
     def _make_room(self, owner: Hashable, at_s: float) -> bool:
         """Return True if there is room for a nested namespace; drop another if need be."""
         nested = {inode: each for inode, each in self._namespaces.items() if each.is_nested}
@@ -187,7 +227,8 @@ class PodNetworks:
         others = [i for i, each in own.items() if each.read_s < at_s and _rank(each.facts) < 1]
         if not others:
             return False
-        del self._namespaces[min(others, key=lambda i: (own[i].is_busy(at_s), own[i].read_s))]
+        since_s = at_s - self._window_s
+        del self._namespaces[min(others, key=lambda i: (own[i].is_busy(since_s), own[i].read_s))]
         return True
 
     def _open(self, inode: int, pid: int, owner: Hashable, at_s: float, *, is_nested: bool) -> bool:
@@ -196,16 +237,18 @@ class PodNetworks:
             return False
         reading = self._reader.protocols(pid, devices)
         self._namespaces[inode] = _Namespace(
-            pid, owner, is_nested, devices, deque([reading] if reading else ()), read_s=at_s
-        )
+            pid, owner, is_nested, devices, deque([reading] if reading else ()), read_s=at_s,
+            reads=-(len(self._namespaces) % 2),  # so that half of them rest while others are read
+        )  # fmt: skip
         return True
 
     def _read(self, namespace: _Namespace, at_s: float) -> None:
         """Add a reading, while packets are sent and for a window after that; else drop all."""
-        before, namespace.read_s = namespace.devices, at_s
+        before, namespace.read_s, namespace.has_rested = namespace.devices, at_s, False
         if before.at_s == at_s:
             return
-        readings = namespace.readings
+        readings, since_s = namespace.readings, at_s - self._window_s
+        namespace.reads += 1
         now = self._reader.devices(namespace.pid, at_s)
         if now is None:
             readings.clear()
@@ -214,23 +257,20 @@ class PodNetworks:
         sent = now.sent_packets - before.sent_packets
         if sent >= _QUIET_PACKETS_PER_S * (at_s - before.at_s):
             namespace.busy_s = at_s
-        if readings and readings[-1].devices.at_s < at_s - _WINDOW_S:
+        if readings and readings[-1].devices.at_s < since_s:
             readings.clear()  # its rates would be those of hours
-        if not namespace.is_busy(at_s):
+        if not namespace.is_busy(since_s):
             readings.clear()
             return
-        if len(readings) >= 2 and not namespace.has_rested and not _is_notable(namespace.facts):
-            namespace.has_rested = True  # what does nothing notable is read every other time
-            return
-        namespace.has_rested = False
         reading = self._reader.protocols(namespace.pid, now, readings[-1] if readings else None)
         if reading is not None:
             readings.append(reading)
-        while len(readings) > 2 and readings[1].devices.at_s <= at_s - _WINDOW_S:
+        while len(readings) > 2 and readings[1].devices.at_s <= since_s:
             readings.popleft()
+        namespace.rates = network_facts(readings[0], readings[-1]) if readings else {}
 
     def _facts_of(self, inode: int, namespace: _Namespace) -> Facts:
-        facts = dict(network_facts(namespace.readings[0], namespace.readings[-1]))
+        facts = dict(namespace.rates)
         if _number(facts, "RawPacketsPerSecond") >= _RAW_PACKETS_PER_S:
             facts["RawSocketCount"] = self._reader.raw_sockets(namespace.pid)
         seen = self._sockets.seen(inode) if self._sockets is not None else None
