@@ -92,14 +92,16 @@ class SocketTable:
         self.unanswered: dict[int, list[RemoteEnd]] = {}
         self.raw: Counter[int] = Counter()
         self._known: dict[int, tuple[int, int]] = {}
-        at = -RECORD.size
+        at, of_pid, own_places = -RECORD.size, -1, array("L")
         for (
             inode, received, sent, segments_in, segments_out, namespace, pid, port, remote_port,
             state, is_raw,
         ) in _BRIEF.iter_unpack(content):  # fmt: skip
             at += RECORD.size
             if state == _ESTABLISHED and not is_raw:
-                self._established.setdefault(pid, array("L")).append(at)
+                if pid != of_pid:  # those of a process follow each other
+                    of_pid, own_places = pid, self._established.setdefault(pid, array("L"))
+                own_places.append(at)
                 self._known[inode] = received + sent, segments_in + segments_out
             elif is_raw:
                 self.raw[namespace] += 1
