@@ -88,6 +88,22 @@ def ping_with_fragments(paced: Iterable[int]) -> None:
                 raw.sendto(struct.pack("!BBHHH", 8, 0, summed, 1, number) + data, (VICTIM, 0))
 
 
+def ping(paced: Iterable[int]) -> None:
+    """Ping it as a probe of the path's MTU does; it answers each with as many bytes."""
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+        for number in paced:
+            data = b"x" * 1400
+            summed = checksum(struct.pack("!BBHHH", 8, 0, 0, 1, number) + data)
+            raw.sendto(struct.pack("!BBHHH", 8, 0, summed, 1, number) + data, (VICTIM, 0))
+
+
+def ask_by_datagrams(paced: Iterable[int]) -> None:
+    """Ask a server of time, names or games, which answers each datagram."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        for _ in paced:
+            client.sendto(b"x" * 400, (VICTIM, KNOWN_PORT))
+
+
 UNPROVABLE = "metrics, told so of a port in use"
 """The one attack by which a pod becomes suspicious."""
 ATTACKS: dict[str, Callable[[Iterable[int]], None]] = {
@@ -98,5 +114,9 @@ ATTACKS: dict[str, Callable[[Iterable[int]], None]] = {
     UNPROVABLE: unreachable_to_a_known_port,
     "packet capture, asked by ARP": ask_by_arp,
     "packet capture, pinged with fragments": ping_with_fragments,
+    "sixteen peers, pinged": ping,
+    "sixteen peers, pinged with fragments": ping_with_fragments,
+    "sixteen peers, a server of time": ask_by_datagrams,
+    "sixteen peers, its ports scanned": closed_ports,
 }
 """By the victim, a case of benchmarks.traffic."""

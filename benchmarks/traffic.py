@@ -586,6 +586,35 @@ def _capture() -> None:
         crawler()
 
 
+def _peers() -> None:
+    """Sessions with sixteen servers, which send more than they get, and metrics by datagrams."""
+
+    async def all_of_them() -> None:
+        lanes = (session(address(2 + number)) for number in range(16))
+        await asyncio.gather(*lanes, asyncio.to_thread(datagrams_to, SINK_UDP, 20, 100))
+
+    async def session(host: str) -> None:
+        reader, writer = await asyncio.open_connection(host, POSTGRES)
+        while running():
+            writer.write(b"x" * 20)
+            await reader.read(4096)
+            await asyncio.sleep(0.1)
+        writer.close()
+
+    asyncio.run(all_of_them())
+
+
+def _peers_and_server_of_time() -> None:
+    if os.fork() == 0:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+            server.bind(("0.0.0.0", KNOWN_PORT))
+            while running():
+                data, client = server.recvfrom(2048)
+                server.sendto(data, client)
+        os._exit(0)
+    _peers()
+
+
 def web_application() -> None:
     """A new connection to Postgres and Redis for each request."""
 
@@ -659,6 +688,10 @@ INNOCENT: dict[str, Callable[[], None]] = {
     UNPROVABLE: _listening_metrics,
     "packet capture, asked by ARP": _capture,
     "packet capture, pinged with fragments": _capture,
+    "sixteen peers, pinged": _peers,
+    "sixteen peers, pinged with fragments": _peers,
+    "sixteen peers, a server of time": _peers_and_server_of_time,
+    "sixteen peers, its ports scanned": _peers,
 }
 """The last ones beside an attack of benchmarks.neighbours."""
 

@@ -32,6 +32,7 @@ class NetworkCounters:
     explained_packets: int  # sent by TCP, UDP and ICMP, or forwarded
     ip_packets: int = 0  # IPv4's, sent or forwarded
     ip_received: int = 0  # packets of IPv4 and IPv6 received, over loopback too
+    icmp_sent: int = 0  # with fragments of what was sent
     half_opened: int = 0  # connections from a peer that it reset before they were open
     v6: tuple[int, ...] = ()  # IPv6's part of these counters, as last read
     v6_age: int = 0  # readings since then

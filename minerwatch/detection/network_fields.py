@@ -112,7 +112,7 @@ _POD: tuple[Field, ...] = (
     _COUNTERS.dynamic(
         "RelayedShare",
         "0..1",
-        "bytes sent by bytes received, or the reverse: the one that is below 1",
+        "bytes sent by bytes received, or the reverse, without headers, pings, answered datagrams",
         "|gte: 0.7",
     ),
     _SOCKETS.dynamic(

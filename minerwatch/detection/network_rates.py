@@ -3,6 +3,10 @@
 Traffic over loopback does not count: a client that retries a server which has not started yet is no
 scan. The kernel counts connects and datagrams of all devices together, so each is taken to be at
 most as many as packets that left by another device.
+
+Bytes that are forwarded come and go. So do headers, acknowledgements and resets, which are taken
+off, and what is answered with as many bytes: pings, and datagrams to a server. The kernel counts no
+bytes of these, so each is taken to be large.
 """
 
 from __future__ import annotations
@@ -10,6 +14,9 @@ from __future__ import annotations
 from minerwatch.model import Facts, FactValue
 from minerwatch.network_totals import NetworkCounters
 
+_HEADER_BYTES = 66
+"""Of Ethernet, IPv4 and TCP with time stamps."""
+_MAX_PACKET_BYTES, _USUAL_PACKET_BYTES = 9216, 1500
 _MIN_COUNT = 20
 """Least number of connects or datagrams of which a share is computed."""
 
@@ -36,8 +43,11 @@ def network_facts(before: NetworkCounters, now: NetworkCounters) -> Facts:
         "ReceivedBytesPerSecond": received_bytes / span_s,
     }
     if sent_bytes and received_bytes:
-        less, more = sorted((sent_bytes, received_bytes))
-        facts["RelayedShare"] = less / more
+        less, more = sorted(
+            (sent_bytes - _HEADER_BYTES * sent, received_bytes - _HEADER_BYTES * received)
+        )
+        answered = _answered_bytes(before, now, sent, received)
+        facts["RelayedShare"] = max(0, less - answered) / max(1, more - answered)
     if connects >= _MIN_COUNT:
         failed = _grown(now.failed_connects, before.failed_connects, connects)
         segments = _grown(now.segments, before.segments, received)
@@ -48,6 +58,14 @@ def network_facts(before: NetworkCounters, now: NetworkCounters) -> Facts:
         answers = _grown(now.answers, before.answers, received)
         facts["DatagramAnswerShare"] = min(1.0, answers / datagrams)
     return facts
+
+
+def _answered_bytes(before: NetworkCounters, now: NetworkCounters, sent: int, received: int) -> int:
+    """Return at most how many bytes came and were answered with as many."""
+    icmp = _grown(now.icmp_sent, before.icmp_sent, sent)
+    datagrams = _grown(now.datagrams, before.datagrams, sent)
+    answers = _grown(now.answers, before.answers, received)
+    return icmp * _MAX_PACKET_BYTES + min(datagrams, answers) * _USUAL_PACKET_BYTES
 
 
 def _grown(now: int, before: int, most: int) -> int:

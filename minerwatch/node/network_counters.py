@@ -179,6 +179,8 @@ def _joined(
     connects, failed, segments, segments_sent, segments_again, received, datagrams = v4[10:]
     ip_received6, forwarded6, whole6, fragments6, *icmp6, received6, datagrams6 = v6 or _NO_V6
     icmp_sent6, pings6, pongs6, unreachables6, icmp_errors6 = icmp6
+    icmp_sent += icmp_sent6
+    fragments += fragments6 - whole - whole6
     return NetworkCounters(
         devices,
         connects=connects,
@@ -189,10 +191,10 @@ def _joined(
         unreachables=unreachables + unreachables6 - icmp_errors - icmp_errors6,
         explained_packets=segments_sent
         + segments_again
-        + (datagrams + datagrams6 + icmp_sent + icmp_sent6 + forwarded + forwarded6)
-        + (fragments + fragments6 - whole - whole6),
+        + (datagrams + datagrams6 + icmp_sent + forwarded + forwarded6 + fragments),
         ip_packets=sent + forwarded,
         ip_received=ip_received + ip_received6,
+        icmp_sent=icmp_sent + fragments,
         half_opened=half_opened,
         v6=v6,
         v6_age=v6_age,

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,6 +67,38 @@ def test_answers_to_a_neighbours_arp_are_explained() -> None:
 def test_a_connect_without_any_answer_has_failed() -> None:
     now = after(10.0, 900, 300, connects=300, failed_connects=60, segments=120)
     assert network_facts(START, now)["FailedConnectShare"] == 0.8
+
+
+def relayed_share(packets: int, sent: int, received: int, **protocols: int) -> float:
+    """Return the share where so many packets each way carry so many bytes besides headers."""
+    now = after(10.0, packets, packets, **protocols)
+    devices = replace(
+        now.devices, sent_bytes=66 * packets + sent, received_bytes=66 * packets + received
+    )
+    share = network_facts(START, replace(now, devices=devices))["RelayedShare"]
+    assert isinstance(share, float)
+    return share
+
+
+@pytest.mark.parametrize(
+    ("answered", "share"),
+    [
+        ({}, 0.75),
+        ({"icmp_sent": 100}, 0.0),
+        ({"datagrams": 1000, "answers": 900}, 0.0),
+        # A resolver is asked for each site
+        ({"datagrams": 10, "answers": 10, "icmp_sent": 1}, 0.73),
+        # What is not answered was not asked
+        ({"datagrams": 1000}, 0.75),
+    ],
+)
+def test_what_is_answered_is_not_relayed(answered: dict[str, int], share: float) -> None:
+    assert relayed_share(10_000, 400_000, 300_000, **answered) == pytest.approx(share, abs=0.01)
+
+
+def test_headers_are_not_relayed() -> None:
+    assert relayed_share(10_000, 20_000, 400_000) == 0.05
+    assert relayed_share(10_000, 0, 0) == 0.0
 
 
 def test_a_tunnels_packets_leave_twice() -> None:

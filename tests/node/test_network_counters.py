@@ -108,6 +108,7 @@ def test_lines_of_the_kernel(tmp_path: Path) -> None:
     assert (counters.datagrams, counters.answers, counters.unreachables) == (106, 9, 2)
     assert counters.explained_packets == 70 + 7 + 105 + 4 + 5 + 6
     assert counters.ip_received == 12
+    assert counters.icmp_sent == 4 + 6
 
 
 def test_connections_that_a_peer_resets_half_open_have_not_failed(tmp_path: Path) -> None:

@@ -27,8 +27,10 @@ WORST: Facts = {
     "UnansweredIp": ("203.0.113.7",),
     "UnansweredPort": ("443",),
     "RawSocketCount": 1,
+    "PeerCount": 16,
+    "PodAcceptsConnections": False,
 }
-"""As if each connect that was seen led elsewhere, and something captured packets."""
+"""As if each connect that was seen led elsewhere, packets were captured and peers were many."""
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,9 @@ def after(now: NetworkCounters, before: NetworkCounters) -> bool:
 
 @needs_root
 @pytest.mark.parametrize("attack", [*ATTACKS])
-def test_what_a_neighbour_sends_makes_no_scanner_of_a_pod(attack: str, pods: Networks) -> None:
+def test_what_a_neighbour_sends_makes_no_scanner_or_relay_of_a_pod(
+    attack: str, pods: Networks
+) -> None:
     facts = facts_under(attack, pods)
     scores = bench.found_on(shipped.matcher(), {**WORST, **facts})
     if attack == UNPROVABLE:
