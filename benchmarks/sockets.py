@@ -187,10 +187,12 @@ def counter_rows(count: int) -> Iterator[Row]:
             return statistics.mean(tick(packets_per_s * int(_TICK_S)) for _ in range(_TICKS))
 
         yield Row(MEASURE, case, "counters, first seen", tick(0), "ms")
-        note = "mean of ticks: one in two reads a pod"
+        note = "mean of ticks; each is read at every other one"
         yield Row(MEASURE, case, "counters, quiet networks", mean(0), "ms", Budget(5.0), note=note)
-        yield Row(MEASURE, case, "counters, all busy", mean(15), "ms", note="the same")
-        note = "each is read each time"
+        yield Row(
+            MEASURE, case, "counters, all busy", mean(15), "ms", note="at every other one, too"
+        )
+        note = "each is read at each tick"
         yield Row(MEASURE, case, "counters, all near a rule", mean(40), "ms", note=note)
 
 

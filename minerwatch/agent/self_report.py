@@ -13,7 +13,7 @@ from minerwatch.agent.parts import Parts
 from minerwatch.agent.self_test import SelfTest
 from minerwatch.agent.tick import TickSummary
 from minerwatch.api.types import AgentStatus, ClusterReport, ProbeReport, TickReport
-from minerwatch.format import rfc3339
+from minerwatch.format import counted, rfc3339
 from minerwatch.model import MachineTotals
 from minerwatch.node.capabilities import effective_capabilities
 from minerwatch.probes.registry import ProbeStatus
@@ -86,6 +86,7 @@ class SelfReport:
         self._last: TickReport | None = None
         self._unnamed = 0
         self._over_bound = 0
+        self._host_network_users = 0
         self._shortened = 0
         self._without_series = 0
 
@@ -97,6 +98,7 @@ class SelfReport:
         )
         self._unnamed = summary.unplaced_count
         self._over_bound = summary.over_bound_count
+        self._host_network_users = summary.host_network_users
         self._shortened += summary.shortened_texts
         most = self._parts.state.config.report.max_container_series
         self._without_series = max(0, len(summary.flagged) - most)
@@ -150,8 +152,17 @@ class SelfReport:
             state = "unavailable" if probe.is_asked_for else "off"
             return ProbeReport(probe.name, state, probe.off)
         state = "failing" if probe.name in failing else "on"
-        result = self._self_test.result if probe.name == "canary" else ""
-        return ProbeReport(probe.name, state, failing.get(probe.name, result), probe.source)
+        return ProbeReport(
+            probe.name, state, failing.get(probe.name, self._remark(probe.name)), probe.source
+        )
+
+    def _remark(self, probe: str) -> str:
+        """Return what there is to say of a probe that works."""
+        if probe == "canary":
+            return self._self_test.result
+        if probe == "pod_network" and self._host_network_users:
+            return f"blind to {counted(self._host_network_users, 'container')} with hostNetwork"
+        return ""
 
     def _cluster(self) -> ClusterReport | None:
         cluster = self._parts.cluster

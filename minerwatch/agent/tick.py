@@ -92,6 +92,7 @@ class TickSummary:
     shortened_texts: int = 0  # processes whose text was shortened since the last tick
     shortened: tuple[Container, ...] = ()  # the containers of these processes
     gpus: GpuSummary = field(default_factory=GpuSummary)
+    host_network_users: int = 0  # containers without network counters of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,6 +439,7 @@ class Watch:
             shortened_texts=shortened_texts,
             shortened=shortened,
             gpus=self._gpu_users.summary(),
+            host_network_users=self._networks.host_users if self._networks else 0,
         )
 
 

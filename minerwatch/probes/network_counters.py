@@ -40,6 +40,7 @@ _LOOKED_AT_CONNECTS = 5.0
 _LOOKED_AT_FAILED = 0.3
 _LOOKED_AT_SEGMENTS = 3.0
 """Connects per second, their failed share or segments of each, from which they are looked at."""
+_MAX_HOST_USER_AGE_S = 600.0
 _KERNEL_THREADS = 2
 """PID of kthreadd."""
 _RAW_PACKETS_PER_S = 10.0
@@ -113,6 +114,7 @@ class PodNetworks:
         # Kernel threads are in it, too, and can be asked where PID 1 cannot
         self._host = self._reader.namespace(1) or self._reader.namespace(_KERNEL_THREADS)
         self._namespaces: dict[int, _Namespace] = {}
+        self._host_users: dict[ContainerKey, float] = {}  # when each was seen
         self._inodes: dict[int, int | None] = {}  # of processes, at this tick
         self._inodes_before: dict[int, int | None] = {}
         self._at_s = 0.0
@@ -130,6 +132,11 @@ class PodNetworks:
     def uses_host_network(self, pid: int) -> bool:
         """Return True if a process shares the host's network namespace."""
         return self._host is not None and self._reader.namespace(pid) == self._host
+
+    @property
+    def host_users(self) -> int:
+        """Containers without counters of their own: they ran lately in the host's network."""
+        return len(self._host_users)
 
     def recent(self) -> Collection[ContainerKey]:
         """Return the containers with facts at the last tick: to be read even if they did not run.
@@ -178,6 +185,8 @@ class PodNetworks:
         gone = [each for each, own in self._namespaces.items() if own.read_s < long_ago_s]
         for inode in gone:
             del self._namespaces[inode]
+        long_ago_s = at_s - _MAX_HOST_USER_AGE_S
+        self._host_users = {k: s for k, s in self._host_users.items() if s >= long_ago_s}
 
     def _namespaces_of(self, user: NetworkUser, due: Iterable[_Namespace], at_s: float) -> set[int]:
         """Return the namespaces of two of its processes: the pod's first, and one at random.
@@ -195,6 +204,8 @@ class PodNetworks:
             is_first = pid == user.first_pid
             inode = self._inode(pid, is_first=is_first)
             if inode is None or inode == self._host or self._host is None:
+                if inode is not None and is_first:
+                    self._host_users[user.key] = at_s
                 continue
             known = self._namespaces.get(inode)
             if known is not None:

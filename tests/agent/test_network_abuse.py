@@ -96,12 +96,13 @@ def test_a_container_in_the_hosts_network_is_said_to_be(
         return [found[each] for each in ids if each in found]
 
     with two_networks() as found, found.running(found.client, "package mirror", "60") as own:
-        shared = subprocess.Popen(["sleep", "60"])
+        shared = subprocess.Popen(["sh", "-c", "while :; do sleep 0.05; done"])
         for identity, process in zip(ids, (shared, own), strict=True):
             cgroups.put(process, cgroups.make(f"{TOP}/docker/{identity}"))
         namespace_of(own.pid)
         until(lambda: len(uses()) == 2, every_s=0.2)
         assert uses() == [True, False]
+        until(lambda: node.watch.tick(now_s()).host_network_users == 1, every_s=0.2)
         shared.kill()
         shared.wait()
 

@@ -151,9 +151,12 @@ def test_what_was_sent_slowly_before_is_not_counted_as_sent_at_once(counters: Co
 def test_the_hosts_network_is_left_out(counters: Counters) -> None:
     counters.namespaces[7] = HOST
     pods = PodNetworks(counters)
-    ticked(pods, lambda: counters.connect(300), user())
+    ticked(pods, lambda: counters.connect(300), user(), user(B, pids=(8,)))
     assert pods.facts(A) == {}
-    assert counters.read == []
+    assert set(counters.read) == {8}
+    assert pods.host_users == 1
+    pods.tick([user(B, pids=(8,))], 1000.0)
+    assert pods.host_users == 0
 
 
 @pytest.mark.parametrize(("threads", "connects"), [(HOST, 0.0), (POD, 0.0), (None, 0.0), (3, 30.0)])
