@@ -1,7 +1,7 @@
-"""Hosts that answer on most ports, 30 ms away: a TUN device in a namespace of benchmarks.networks.
+"""Hosts that answer on most ports: a TUN device in a namespace of benchmarks.networks.
 
 Between two namespaces an answer takes microseconds, so that a socket that waits for it is hardly
-ever seen; on the internet it takes milliseconds.
+ever seen; on the internet it takes milliseconds. Some hosts here are 30 ms away, others are near.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 
-FAR = "198.18.0"
+FAR, NEAR = "198.18.0", "198.18.1"
 DEVICE = "mwtun"
 ROUND_TRIP_S = 0.03
 CLOSED = 30_000
@@ -67,7 +67,8 @@ def answer_to(packet: bytes) -> bytes | None:
 
 
 def answer(loop: asyncio.AbstractEventLoop) -> None:
-    """Answer each packet after a round trip, where the device exists; else do nothing."""
+    """Answer each packet, after a round trip, where the device exists; else do nothing."""
+    near = socket.inet_aton(f"{NEAR}.0")[:3]
     try:
         device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
         socket.if_nametoindex(DEVICE)
@@ -77,7 +78,9 @@ def answer(loop: asyncio.AbstractEventLoop) -> None:
 
     def read() -> None:
         reply = answer_to(os.read(device, 4096))
-        if reply is not None:
+        if reply is not None and reply[12:15] == near:
+            os.write(device, reply)
+        elif reply is not None:
             loop.call_later(ROUND_TRIP_S, os.write, device, reply)
 
     loop.add_reader(device, read)

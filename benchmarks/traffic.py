@@ -151,14 +151,9 @@ def scan_mixed() -> None:
     asyncio.run(at_once(32, connect))
 
 
-def scan_open_ports() -> None:
-    for _ in paced(50):
-        tried(address(), WEB)
-
-
-def far(number: int, first_port: int = 1000) -> tuple[str, int]:
+def far(number: int, first_port: int = 1000, network: str = far_hosts.FAR) -> tuple[str, int]:
     """Return an address that is far and a port; each number is another."""
-    return f"{far_hosts.FAR}.{2 + number % 250}", first_port + number // 250 % 20_000
+    return f"{network}.{2 + number % 250}", first_port + number // 250 % 20_000
 
 
 async def touched(end: tuple[str, int], *, resets: bool) -> None:
@@ -171,7 +166,14 @@ async def touched(end: tuple[str, int], *, resets: bool) -> None:
         writer.close()
 
 
-def touch(per_s: float, ends: int, *, resets: bool = False, first_port: int = 1000) -> None:
+def touch(
+    per_s: float,
+    ends: int,
+    *,
+    resets: bool = False,
+    first_port: int = 1000,
+    network: str = far_hosts.FAR,
+) -> None:
     """Touch so many ends one after the other."""
 
     async def all_of_them() -> None:
@@ -181,7 +183,8 @@ def touch(per_s: float, ends: int, *, resets: bool = False, first_port: int = 10
             if not running():
                 return
             await asyncio.sleep(max(0.0, began_s + number / per_s - time.monotonic()))
-            task = asyncio.create_task(touched(far(number % ends, first_port), resets=resets))
+            end = far(number % ends, first_port, network)
+            task = asyncio.create_task(touched(end, resets=resets))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
@@ -190,6 +193,14 @@ def touch(per_s: float, ends: int, *, resets: bool = False, first_port: int = 10
 
 def scan_far_closed_ports() -> None:
     touch(50, 10_000_000, first_port=far_hosts.CLOSED)
+
+
+def scan_near_open_ports() -> None:
+    touch(50, 10_000_000, network=far_hosts.NEAR)
+
+
+def scan_near_open_ports_by_resets() -> None:
+    touch(50, 10_000_000, resets=True, network=far_hosts.NEAR)
 
 
 def scan_far_open_ports() -> None:
@@ -553,6 +564,14 @@ def port_monitoring() -> None:
     touch(40, 600)
 
 
+def near_load_balancer() -> None:
+    touch(150, 300, network=far_hosts.NEAR)
+
+
+def near_port_monitoring() -> None:
+    touch(40, 600, network=far_hosts.NEAR)
+
+
 def far_crawler() -> None:
     async def page() -> None:
         reader, writer = await asyncio.open_connection(*far(random.randint(0, 10_000)))
@@ -643,7 +662,8 @@ ABUSE: dict[str, Callable[[], None]] = {
     "scanning: datagrams to closed ports": scan_datagrams,
     "scanning: datagrams to silent hosts": scan_datagrams_silent,
     "scanning: closed ports, 25/s, and datagrams": scan_by_both,
-    "scanning: open ports only": scan_open_ports,
+    "scanning: open ports, near": scan_near_open_ports,
+    "scanning: open ports, near, reset": scan_near_open_ports_by_resets,
     "scanning: closed ports, 30 ms away": scan_far_closed_ports,
     "scanning: open ports, 30 ms away": scan_far_open_ports,
     "scanning: open ports, 30 ms away, reset": scan_far_open_ports_by_resets,
@@ -675,6 +695,8 @@ INNOCENT: dict[str, Callable[[], None]] = {
     "web application, a connection for each query": web_application,
     "load balancer that checks 300 servers": load_balancer,
     "monitoring of 600 ports": port_monitoring,
+    "load balancer that checks 300 servers, near": near_load_balancer,
+    "monitoring of 600 ports, near": near_port_monitoring,
     "crawler, 30 ms away": far_crawler,
     "client of an API, 2000 requests/s": api_client,
     "video by RTP, one way": video,

@@ -156,6 +156,25 @@ _POD: tuple[Field, ...] = (
     _SOCKETS.dynamic(
         "UnansweredPort", "list", "ports that most unanswered connects lead to", "|exists: true"
     ),
+    _SOCKETS.dynamic(
+        "ClosedCount",
+        "count",
+        "addresses and ports of connections that the pod closed within a minute; read if these"
+        " bring little",
+        "|gte: 500",
+    ),
+    _SOCKETS.dynamic(
+        "ClosedSpread",
+        "0..1",
+        "ClosedCount for each of these connections: 1 if each led elsewhere",
+        "|gte: 0.97",
+    ),
+    _SOCKETS.dynamic(
+        "ClosedIp", "list", "addresses that most closed connections led to", "|exists: true"
+    ),
+    _SOCKETS.dynamic(
+        "ClosedPort", "list", "ports that most closed connections led to", "|exists: true"
+    ),
 )
 
 SESSION_FIELDS = tuple(each.name for each in _SESSIONS)

@@ -3,6 +3,7 @@
 The kernel counts failed connects, but not where they led. A thread looks at the sockets of chosen
 network namespaces again and again, at random times, within a share of one core: a connect to a host
 that is silent has its socket open for seconds, one that is refused for as long as a packet travels.
+What was answered and closed at once the kernel remembers for a minute (TIME_WAIT).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import random
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
@@ -36,6 +37,7 @@ _MAX_CONNECTS = 16_384
 _MAX_CONNECTS_OF_END = 4
 """Counted of one end, so that decoys to it do not hide the others."""
 _MAX_CONNECT_AGE_S = 60.0
+_CLOSED_EVERY_S = 10.0
 _MAX_ENDED = 1024
 _MIN_CONNECTS = 3
 """With fewer, it is not said how far they spread."""
@@ -54,7 +56,7 @@ _Remote = tuple[bytes, int]
 class Watched:
     """A network namespace to look at."""
 
-    pids: Sequence[int]
+    pids: Sequence[int]  # the first is in it, others are of the same pod
     has_failures: bool  # its connects are looked at as often as the share of a core permits
 
 
@@ -79,6 +81,7 @@ class PodConnections:
 
     unanswered: Tally
     short_sessions: Tally  # to login services, that ended within the last minute
+    closed: Tally  # ends of connections that it closed within the last minute
     peers: int | None  # addresses outside the cluster to which connections were opened
     accepts: bool | None  # it has a connection that another host opened; None: not measured
 
@@ -107,13 +110,28 @@ class _Seen:
     peers: int | None = None
     accepts: bool | None = None
     looks: int = 0
+    closed: Sequence[_Remote] = ()
+    closed_s: float = float("-inf")
+
+
+def _no_ends(_pid: int) -> Iterable[_Remote]:
+    return ()
 
 
 class PodSockets:
     """Watches given namespaces; ``failures`` are those of the source."""
 
-    def __init__(self, source: PodSocketsSource, networks: ClusterNetworks | None = None) -> None:
-        """``networks``: inside the cluster; used by the thread."""
+    def __init__(
+        self,
+        source: PodSocketsSource,
+        networks: ClusterNetworks | None = None,
+        closed: Callable[[int], Iterable[_Remote]] = _no_ends,
+    ) -> None:
+        """``networks``: inside the cluster; used by the thread.
+
+        ``closed`` returns ends of connections that the namespace of a process closed lately.
+        """
+        self._closed = closed
         self.failures = source.failures
         self._source = source
         self._networks = networks or ClusterNetworks()
@@ -150,7 +168,9 @@ class PodSockets:
                 return None
             short = [remote for at_s, remote in seen.ended if at_s > now_s - _RATE_S]
             connects = [end for end, inodes in seen.unanswered.items() for _ in inodes]
-            return PodConnections(_tally(connects), _tally(short), seen.peers, seen.accepts)
+            return PodConnections(
+                _tally(connects), _tally(short), _tally(seen.closed), seen.peers, seen.accepts
+            )
 
     def close(self) -> None:
         """End the thread."""
@@ -186,6 +206,7 @@ class PodSockets:
             if each.has_failures:
                 unanswered = self._source.unanswered(namespace, each.pids)
                 connects = list(islice(unanswered, _MAX_CONNECTS))
+                self._update_closed(namespace, each.pids, now_s)
             new = self._update(namespace, connects, sockets, now_s)
             if each.has_failures:
                 pause_s = min(pause_s, random.uniform(*_PAUSE_S))  # noqa: S311
@@ -218,6 +239,21 @@ class PodSockets:
             new = _add_sessions(seen, logins, now_s)
             seen.peers, seen.accepts = peers, found.accepts
             return new
+
+    def _update_closed(self, namespace: int, pids: Sequence[int], now_s: float) -> None:
+        with self._lock:
+            seen = self._seen.get(namespace)
+        if seen is None or not pids or now_s < seen.closed_s + _CLOSED_EVERY_S:
+            return
+        ends = Counter(islice(self._closed(pids[0]), _MAX_CONNECTS))
+        closed = [
+            end
+            for end, count in ends.items()
+            if not is_loopback(end[0])
+            for _ in range(min(count, _MAX_CONNECTS_OF_END))
+        ]
+        with self._lock:
+            seen.closed, seen.closed_s = closed, now_s
 
     def _peers(self, found: NamespaceSockets, now_s: float) -> int:
         addresses = {address for _, address, _ in found.outbound}

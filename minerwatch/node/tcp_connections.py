@@ -64,6 +64,10 @@ _UNANSWERED = re.compile(
     re.MULTILINE,
 )
 """Remote address and port, state SYN_SENT, inode."""
+_CLOSED = re.compile(
+    rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) ([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4}) 06 ", re.MULTILINE
+)
+"""Local port, remote address and port, state TIME_WAIT."""
 
 
 _SOCKET = re.compile(r"socket:\[([0-9]{1,20})\]")
@@ -132,6 +136,20 @@ class SocketReader:
             for lines in self._lines(f"{self._proc}/{pids[0]}/net/{name}"):
                 for match in _UNANSWERED.finditer(lines):
                     yield int(match[3]), _packed(match[1]), int(match[2], 16)
+
+    def closed(self, pid: int) -> Iterator[tuple[bytes, int]]:
+        """Yield the remote ends of connections that the namespace of ``pid`` closed first.
+
+        The kernel keeps each for a minute, in no table of open files. Those to a port that is
+        listened on are left out: others opened them.
+        """
+        for name in ("tcp", "tcp6"):
+            listening: set[bytes] = set()
+            for lines in self._lines(f"{self._proc}/{pid}/net/{name}"):
+                listening.update(match[1] for match in _LISTENING.finditer(lines))
+                for port, address, remote_port in _CLOSED.findall(lines):
+                    if port not in listening:
+                        yield _packed(address), int(remote_port, 16)
 
     def sockets_of(self, pid: int, at_s: float) -> OpenSockets | None:
         """Return the sockets of ``pid``; None if it exited or cannot be read.

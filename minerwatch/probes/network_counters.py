@@ -177,8 +177,9 @@ class PodNetworks:
                 continue
             namespace.facts = self._facts_of(inode, namespace)
             self._give_facts(namespace, own)
-            pids = [pid for user in own for pid in user.pids]
-            watched[inode] = Watched(pids, has_failures=_has_failures(namespace.facts))
+            # Others of them may be in a namespace of their own
+            pids = dict.fromkeys((namespace.pid, *(pid for user in own for pid in user.pids)))
+            watched[inode] = Watched([*pids], has_failures=_has_failures(namespace.facts))
         if self._sockets is not None:
             self._sockets.watch(watched)
         long_ago_s = at_s - 2 * self._window_s
@@ -290,6 +291,9 @@ class PodNetworks:
         if _has_failures(facts):
             facts |= _tally_facts("Unanswered", seen.unanswered)
             facts |= measured(UnansweredSpread=seen.unanswered.spread)
+            if seen.closed.connections:
+                facts |= _tally_facts("Closed", seen.closed)
+                facts |= measured(ClosedSpread=seen.closed.spread)
         facts |= measured(PeerCount=seen.peers, PodAcceptsConnections=seen.accepts)
         if seen.short_sessions.connections:
             facts |= _tally_facts("ShortLogin", seen.short_sessions)

@@ -104,6 +104,28 @@ def test_connects_that_succeed_or_are_old_do_not_count(source: Source, sockets: 
     assert counts == [5, 5, 0]
 
 
+def test_ends_of_closed_connections_are_those_of_the_last_minute() -> None:
+    asked: list[int] = []
+    ends = [(v4(203, 0, 113, n), 22) for n in range(5)]
+
+    def closed(pid: int) -> list[tuple[bytes, int]]:
+        asked.append(pid)
+        return [*ends, *(10 * [ends[0]]), (v4(127, 0, 0, 1), 22)]
+
+    sockets = PodSockets(Source(), closed=closed)
+    looked(sockets, CALM, 1.0)
+    looked(sockets, FAILING, 2.0, 3.0, 11.0)
+    seen = sockets.seen(1)
+    assert asked == [7]
+    assert seen is not None
+    assert (seen.closed.ends, seen.closed.connections) == (5, 4 + 4)
+    del ends[1:]
+    looked(sockets, FAILING, 13.0)
+    seen = sockets.seen(1)
+    assert seen is not None
+    assert seen.closed.ends == 1
+
+
 def test_sockets_that_cannot_be_read_are_not_none(source: Source, sockets: PodSockets) -> None:
     source.sockets, source.alone = None, [(5, v4(203, 0, 113, 7), 22)]
     looked(sockets, FAILING, 1.0)

@@ -52,6 +52,28 @@ def test_established_connections_are_told_with_their_remote_end(opened: ExitStac
         assert Connection(*v6, since_s=5.0) in found
 
 
+def test_connections_that_were_closed_here_are_remembered(opened: ExitStack) -> None:
+    server = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+    other = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+    client = socket.create_connection(server.getsockname())
+    accepted = server.accept()[0]
+    client.close()
+    assert accepted.recv(1) == b""
+    accepted.close()
+    inbound = socket.create_connection(other.getsockname())
+    accepted = other.accept()[0]
+    own = inbound.getsockname()[1]
+    accepted.close()  # it listens on this connection's port: another opened it
+    assert inbound.recv(1) == b""
+    inbound.close()
+
+    def ports() -> set[int]:
+        return {port for _, port in SocketReader().closed(ME)}
+
+    until(lambda: server.getsockname()[1] in ports())
+    assert own not in ports()
+
+
 def test_listening_sockets_are_no_connections(opened: ExitStack) -> None:
     before = SocketReader().connections([ME], at_s=0)[ME]
     server = opened.enter_context(socket.socket())
