@@ -58,6 +58,7 @@ class Watched:
 
     pids: Sequence[int]  # the first is in it, others are of the same pod
     has_failures: bool  # its connects are looked at as often as the share of a core permits
+    closes_at_once: bool = False  # many connections bring nothing: where they led is read, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,13 +201,13 @@ class PodSockets:
         pause_s = random.uniform(*_CALM_PAUSE_S)  # noqa: S311
         with self._lock:
             watched = self._watched
+        self._update_closed(watched, now_s)
         sockets = self._source.by_namespace(watched.keys()) if watched else None
         for namespace, each in watched.items():
             connects: list[RemoteEnd] = []
             if each.has_failures:
                 unanswered = self._source.unanswered(namespace, each.pids)
                 connects = list(islice(unanswered, _MAX_CONNECTS))
-                self._update_closed(namespace, each.pids, now_s)
             new = self._update(namespace, connects, sockets, now_s)
             if each.has_failures:
                 pause_s = min(pause_s, random.uniform(*_PAUSE_S))  # noqa: S311
@@ -240,12 +241,20 @@ class PodSockets:
             seen.peers, seen.accepts = peers, found.accepts
             return new
 
-    def _update_closed(self, namespace: int, pids: Sequence[int], now_s: float) -> None:
+    def _update_closed(self, watched: Mapping[int, Watched], now_s: float) -> None:
+        """Read closed connections of one namespace: the kernel goes through those of all."""
         with self._lock:
-            seen = self._seen.get(namespace)
-        if seen is None or not pids or now_s < seen.closed_s + _CLOSED_EVERY_S:
+            due = [
+                (seen.closed_s, watched[namespace].pids[0], seen)
+                for namespace, seen in self._seen.items()
+                if namespace in watched
+                and watched[namespace].closes_at_once
+                and now_s >= seen.closed_s + _CLOSED_EVERY_S
+            ]
+        if not due:
             return
-        ends = Counter(islice(self._closed(pids[0]), _MAX_CONNECTS))
+        _, pid, seen = min(due, key=lambda each: each[0])
+        ends = Counter(islice(self._closed(pid), _MAX_CONNECTS))
         closed = [
             end
             for end, count in ends.items()

@@ -145,11 +145,13 @@ class SocketReader:
         """
         for name in ("tcp", "tcp6"):
             listening: set[bytes] = set()
+            found: set[tuple[bytes, bytes, bytes]] = set()  # a list that changes repeats some
             for lines in self._lines(f"{self._proc}/{pid}/net/{name}"):
                 listening.update(match[1] for match in _LISTENING.finditer(lines))
-                for port, address, remote_port in _CLOSED.findall(lines):
-                    if port not in listening:
-                        yield _packed(address), int(remote_port, 16)
+                found.update(_CLOSED.findall(lines))
+            for port, address, remote_port in found:
+                if port not in listening:
+                    yield _packed(address), int(remote_port, 16)
 
     def sockets_of(self, pid: int, at_s: float) -> OpenSockets | None:
         """Return the sockets of ``pid``; None if it exited or cannot be read.

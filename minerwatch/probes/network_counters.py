@@ -41,6 +41,7 @@ _LOOKED_AT_FAILED = 0.3
 _LOOKED_AT_SEGMENTS = 3.0
 """Connects per second, their failed share or segments of each, from which they are looked at."""
 _MAX_HOST_USER_AGE_S = 600.0
+_TOUCHES_PER_S, _TOUCH_SEGMENTS = 20.0, 2.5
 _KERNEL_THREADS = 2
 """PID of kthreadd."""
 _RAW_PACKETS_PER_S = 10.0
@@ -179,7 +180,11 @@ class PodNetworks:
             self._give_facts(namespace, own)
             # Others of them may be in a namespace of their own
             pids = dict.fromkeys((namespace.pid, *(pid for user in own for pid in user.pids)))
-            watched[inode] = Watched([*pids], has_failures=_has_failures(namespace.facts))
+            watched[inode] = Watched(
+                [*pids],
+                has_failures=_has_failures(namespace.facts),
+                closes_at_once=_closes_at_once(namespace.facts),
+            )
         if self._sockets is not None:
             self._sockets.watch(watched)
         long_ago_s = at_s - 2 * self._window_s
@@ -348,6 +353,12 @@ def _has_failures(facts: Facts) -> bool:
     fails = _number(facts, "FailedConnectShare") >= _LOOKED_AT_FAILED
     brings_little = _number(facts, "SegmentsPerConnect", _LOOKED_AT_SEGMENTS) < _LOOKED_AT_SEGMENTS
     return _number(facts, "ConnectsPerSecond") >= _LOOKED_AT_CONNECTS and (fails or brings_little)
+
+
+def _closes_at_once(facts: Facts) -> bool:
+    """Return True if many connections bring nothing: as in rules/network/connects_say_nothing."""
+    is_fast = _number(facts, "ConnectsPerSecond") >= _TOUCHES_PER_S
+    return is_fast and _number(facts, "SegmentsPerConnect", _TOUCH_SEGMENTS + 1) <= _TOUCH_SEGMENTS
 
 
 def _number(facts: Facts, name: str, default: float = 0.0) -> float:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
+from dataclasses import replace
 
 import pytest
 
@@ -113,17 +114,32 @@ def test_ends_of_closed_connections_are_those_of_the_last_minute() -> None:
         return [*ends, *(10 * [ends[0]]), (v4(127, 0, 0, 1), 22)]
 
     sockets = PodSockets(Source(), closed=closed)
-    looked(sockets, CALM, 1.0)
-    looked(sockets, FAILING, 2.0, 3.0, 11.0)
+    touching = replace(FAILING, closes_at_once=True)
+    looked(sockets, FAILING, 1.0)
+    looked(sockets, touching, 2.0, 3.0, 11.0)
     seen = sockets.seen(1)
     assert asked == [7]
     assert seen is not None
     assert (seen.closed.ends, seen.closed.connections) == (5, 4 + 4)
     del ends[1:]
-    looked(sockets, FAILING, 13.0)
+    looked(sockets, touching, 13.0)
     seen = sockets.seen(1)
     assert seen is not None
     assert seen.closed.ends == 1
+
+
+def test_closed_connections_are_read_of_one_namespace_at_a_look() -> None:
+    asked: list[int] = []
+
+    def closed(pid: int) -> list[tuple[bytes, int]]:
+        asked.append(pid)
+        return []
+
+    sockets = PodSockets(Source(), closed=closed)
+    sockets.watch({n: Watched((n,), has_failures=True, closes_at_once=True) for n in range(5)})
+    for number in range(5):
+        sockets.look(1.0 + number / 10)
+    assert sorted(asked) == [*range(5)]
 
 
 def test_sockets_that_cannot_be_read_are_not_none(source: Source, sockets: PodSockets) -> None:
