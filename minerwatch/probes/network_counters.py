@@ -163,9 +163,12 @@ class PodNetworks:
         self._window_s = max(_MIN_WINDOW_S, _WINDOW_TICKS * (at_s - self._at_s))
         self._at_s = at_s
         by_namespace: dict[int, list[NetworkUser]] = {}
-        due = [each for each in self._namespaces.values() if each.is_due()]
+        due: dict[Hashable, list[int]] = {}  # processes whose namespaces are to be read again
+        for each in self._namespaces.values():
+            if each.is_due():
+                due.setdefault(each.owner, []).append(each.pid)
         for user in users:
-            for inode in self._namespaces_of(user, due, at_s):
+            for inode in self._namespaces_of(user, due.get(user.owner, ()), at_s):
                 by_namespace.setdefault(inode, []).append(user)
         self._facts = {}
         watched: dict[int, Watched] = {}
@@ -194,7 +197,7 @@ class PodNetworks:
         long_ago_s = at_s - _MAX_HOST_USER_AGE_S
         self._host_users = {k: s for k, s in self._host_users.items() if s >= long_ago_s}
 
-    def _namespaces_of(self, user: NetworkUser, due: Iterable[_Namespace], at_s: float) -> set[int]:
+    def _namespaces_of(self, user: NetworkUser, due: Iterable[int], at_s: float) -> set[int]:
         """Return the namespaces of two of its processes: the pod's first, and one at random.
 
         The first alone would not do where a process can make a namespace of its own. Those that
@@ -202,7 +205,7 @@ class PodNetworks:
         Where the pod's own is read every other tick, a process is drawn when it rests.
         """
         found: set[int] = set()
-        again = [each.pid for each in due if each.owner == user.owner and each.pid in user.pids]
+        again = [pid for pid in due if pid in user.pids]
         own = self._namespaces.get(self._inode(user.first_pid, is_first=True) or 0)
         if own is None or not own.has_rested or own.rests(at_s):
             again.append(random.choice(user.pids))  # noqa: S311
