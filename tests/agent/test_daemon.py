@@ -307,6 +307,22 @@ def test_it_says_what_it_is_on_the_socket_only(start: Start, tmp_path: Path) -> 
     assert agent.get("/status")[0] == 404
 
 
+@needs_root
+def test_status_counts_containers_on_the_hosts_network(
+    start: Start, cgroups: CgroupFolders, programs: Programs
+) -> None:
+    folder = cgroups.make(f"{TOP}/docker/{container_id('c7')}")
+    cgroups.put(programs.start("shared", busy=True), folder)
+    agent = start()
+
+    def remark() -> str:
+        probes = decode_agent(agent.asked("/status")).probes
+        return next(each.reason for each in probes if each.name == "pod_network")
+
+    agent.until(lambda: agent.get("/readyz")[0] == 200)
+    agent.until(lambda: re.fullmatch(r"blind to \d+ containers? with hostNetwork", remark()))
+
+
 def test_ctrl_c_stops_it_too(start: Start) -> None:
     agent = start()
     agent.line("watching")
