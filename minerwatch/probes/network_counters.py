@@ -41,7 +41,7 @@ _LOOKED_AT_FAILED = 0.3
 _LOOKED_AT_SEGMENTS = 3.0
 """Connects per second, their failed share or segments of each, from which they are looked at."""
 _MAX_HOST_USER_AGE_S = 600.0
-_TOUCHES_PER_S, _TOUCH_SEGMENTS = 20.0, 2.5
+_TOUCHES_PER_S, _TOUCH_SEGMENTS, _TOUCHES_FAIL = 20.0, 2.5, 0.6
 _KERNEL_THREADS = 2
 """PID of kthreadd."""
 _RAW_PACKETS_PER_S = 10.0
@@ -360,8 +360,11 @@ def _has_failures(facts: Facts) -> bool:
 
 def _closes_at_once(facts: Facts) -> bool:
     """Return True if many connections bring nothing: as in rules/network/connects_say_nothing."""
-    is_fast = _number(facts, "ConnectsPerSecond") >= _TOUCHES_PER_S
-    return is_fast and _number(facts, "SegmentsPerConnect", _TOUCH_SEGMENTS + 1) <= _TOUCH_SEGMENTS
+    return (
+        _number(facts, "ConnectsPerSecond") >= _TOUCHES_PER_S
+        and _number(facts, "SegmentsPerConnect", _TOUCH_SEGMENTS + 1) <= _TOUCH_SEGMENTS
+        and _number(facts, "FailedConnectShare") < _TOUCHES_FAIL
+    )
 
 
 def _number(facts: Facts, name: str, default: float = 0.0) -> float:

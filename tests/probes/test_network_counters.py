@@ -10,10 +10,12 @@ from benchmarks.neighbours import UNPROVABLE
 from minerwatch.model import Abuse, ContainerKey, Facts, Level
 from minerwatch.network_totals import DeviceCounters, NetworkCounters
 from minerwatch.node.network_counters import CounterReader
+from minerwatch.node.pod_sockets import PodSockets
 from minerwatch.probes.network_counters import NetworkUser, PodNetworks
 from tests import shipped
 from tests.conftest import needs_root
 from tests.networks import two_networks
+from tests.node.test_pod_sockets import Source
 from tests.waiting import PATIENCE_S
 
 HOST, POD = 1, 2
@@ -308,6 +310,24 @@ def test_raw_sockets_are_counted_if_raw_packets_are_sent(counters: Counters) -> 
     facts = pods.facts(A)
     assert facts["RawPacketsPerSecond"] == 100.0
     assert facts["RawSocketCount"] == 2
+
+
+@pytest.mark.parametrize(("refused", "asked"), [(0, [7]), (300, [])])
+def test_closed_connections_are_read_where_connects_bring_nothing_and_succeed(
+    counters: Counters, refused: int, asked: list[int]
+) -> None:
+    """To read them takes time, in which connects that fail are not seen."""
+    read: list[int] = []
+
+    def closed(pid: int) -> list[tuple[bytes, int]]:
+        read.append(pid)
+        return []
+
+    sockets = PodSockets(Source(), closed=closed)
+    pods = PodNetworks(counters, sockets)
+    ticked(pods, lambda: counters.connect(300, refused=refused), user())
+    sockets.look(1.0)
+    assert read == asked
 
 
 def test_a_reading_that_fails_starts_over(counters: Counters) -> None:
