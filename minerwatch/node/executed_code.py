@@ -61,8 +61,8 @@ SAMPLE = Struct("=IHHQIIQ")  # header, address, pid, tid, cgroup
 SAMPLE_WITHOUT_CGROUP = Struct("=IHHQII")
 _FIELDS = {SAMPLE.size: Struct("=8xQI4xQ"), SAMPLE_WITHOUT_CGROUP.size: Struct("=8xQI4x")}
 _NUMBER = Struct("=Q")
-_MISC = 0xFFFF << 32
-"""In the header, which is one little-endian number: the mode of the CPU."""
+_KIND_AND_SIZE = (0, 1, 2, 3, 6, 7)
+"""Bytes of the header but ``misc``, the mode of the CPU."""
 
 
 class Attributes(ctypes.Structure):
@@ -231,10 +231,12 @@ def samples_in(contents: Sequence[bytes], record: Struct) -> tuple[list[_Sample]
 
 def _samples_only(content: bytes, record: Struct) -> list[_Sample] | None:
     """Return the samples of whole records; None if there are others among them."""
-    if len(content) % record.size:
-        return None
-    headers = memoryview(content).cast("Q")[:: record.size // _NUMBER.size]
-    if not {each & ~_MISC for each in {*headers}} <= {_RECORD_SAMPLE | record.size << 48}:
+    number, rest = divmod(len(content), record.size)
+    header = _HEADER.pack(_RECORD_SAMPLE, 0, record.size)
+    # A slice of bytes with a step is faster than a number for each header.
+    if rest or any(
+        content[at :: record.size] != header[at : at + 1] * number for at in _KIND_AND_SIZE
+    ):
         return None
     if record.size == SAMPLE.size:
         found = _FIELDS[SAMPLE.size].iter_unpack(content)

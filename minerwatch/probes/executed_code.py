@@ -254,13 +254,7 @@ class ExecutedCode:
         """Classify what is due of these samples; in the thread, and in tests."""
         placed = self._placed(samples, now_s)
         if self._hot is not None:
-            every = (
-                (key, address)
-                for place, addresses in placed.items()
-                for key in (place[:3],)
-                for address in addresses
-            )
-            named = self._hot.take(every, samples.period_s, now_s)
+            named = self._hot.take(placed, samples.period_s, now_s)
             with self._lock:
                 self._news |= named
         due = self._due(placed, now_s)

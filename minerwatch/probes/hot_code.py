@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,7 @@ from typing import Protocol
 from minerwatch.model import ContainerKey, Facts, FactValue, ProcessId
 from minerwatch.node.hot_code import MAX_ADDRESSES, HotCodeFindings
 from minerwatch.probes.base import NO_FACTS
+from minerwatch.probes.code_schedule import Place
 
 LEAST_SHARE = 0.1
 """Of samples that hash or instructions that mix, in a container or process that is looked at."""
@@ -34,8 +35,6 @@ _MAX_PROCESSES = 16
 """Of one container, whose addresses are gathered."""
 
 Subject = ContainerKey | ProcessId
-_Place = tuple[ProcessId, ContainerKey, Hashable]
-"""A process, its container, and the pod or container that owns it."""
 
 FIELDS = ("ContentInHotCode", "CodeFingerprints", "ForeignCodeFingerprints")
 """The facts, in the order of HotCodeFindings."""
@@ -71,16 +70,17 @@ class _Gathering:
     addresses: dict[ProcessId, Counter[int]] = field(default_factory=dict)
     owner: Hashable = None
 
-    def add(self, place: _Place, address: int, now_s: float) -> None:
-        if self.cpu_s < _CPU_S_BETWEEN or now_s < self.not_before_s:
+    def add(self, place: Place, addresses: Sequence[int], now_s: float) -> None:
+        if not addresses or self.cpu_s < _CPU_S_BETWEEN or now_s < self.not_before_s:
             return
-        process, _, self.owner = place
+        process, self.owner = place.process, place.owner
         self.began_s = now_s if self.began_s is None else self.began_s
         if process not in self.addresses and len(self.addresses) >= _MAX_PROCESSES:
             return
         counts = self.addresses.setdefault(process, Counter())
-        if address in counts or len(counts) < 2 * MAX_ADDRESSES:
-            counts[address] += 1
+        for address in addresses:
+            if address in counts or len(counts) < 2 * MAX_ADDRESSES:
+                counts[address] += 1
 
     def chosen(self, now_s: float) -> tuple[ProcessId, Counter[int]] | None:
         """Return the process to look at now: the one with most samples; None: not enough yet."""
@@ -162,7 +162,7 @@ class HotCode:
                     self._gathering.popitem(last=False)
 
     def take(
-        self, samples: Iterable[tuple[_Place, int]], period_s: float, now_s: float
+        self, placed: Mapping[Place, Sequence[int]], period_s: float, now_s: float
     ) -> set[ContainerKey]:
         """Gather addresses, each for ``period_s`` of CPU time, and ask.
 
@@ -172,11 +172,13 @@ class HotCode:
             answered = self._take_answers()
             if not self._gathering:
                 return answered
-            for place, address in samples:
-                gathering = self._gathering.get(place[1]) or self._gathering.get(place[0])
+            for place, addresses in placed.items():
+                gathering = self._gathering.get(place.container) or self._gathering.get(
+                    place.process
+                )
                 if gathering is not None:
-                    gathering.cpu_s += period_s
-                    gathering.add(place, address, now_s)
+                    gathering.cpu_s += period_s * len(addresses)
+                    gathering.add(place, addresses, now_s)
             for gathering in self._gathering.values():
                 self._ask(gathering, now_s)
         return answered

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from minerwatch.detection.fields import KNOWN_FIELDS, PROBE_FIELDS, is_pooled
 from minerwatch.model import ContainerKey, Facts, ProcessId
 from minerwatch.node.hot_code import HotCodeFindings
+from minerwatch.probes.code_schedule import Place
 from minerwatch.probes.hot_code import FIELDS, LEAST_SAMPLES, HotCode
 from tests.examples import examples
 
@@ -77,8 +78,8 @@ def runs(
     end_s = at_s + seconds
     while at_s < end_s:
         at_s += 1.0
-        samples = [((process, container, "pod"), 0x1000 + n % 3) for n in range(of_second)]
-        hot.take(samples, 0.1, at_s)
+        addresses = [0x1000 + n % 3 for n in range(of_second)]
+        hot.take({Place(process, container, "pod"): addresses}, 0.1, at_s)
     return at_s
 
 
@@ -100,7 +101,7 @@ def test_ordinary_programs_are_never_looked_at(hot: HotCode, reader: Answers) ->
 def test_a_container_that_hashes_is_looked_at(facts: Facts, hot: HotCode, reader: Answers) -> None:
     hot.consider(HERE, HERE, facts)
     runs(hot, 8)
-    assert hot.take([], 0.1, 9.0) == set()  # the answer was taken before
+    assert hot.take({}, 0.1, 9.0) == set()  # the answer was taken before
     (asked,) = reader.asked
     assert asked[:2] == (ONE, "pod")
     assert sum(asked[2].values()) == LEAST_SAMPLES
@@ -207,12 +208,11 @@ def test_what_is_kept_is_bounded(subjects: int, processes: int) -> None:
     for number in range(subjects):
         container = ContainerKey(f"/{number}", 1)
         hot.consider(container, container, HASHES)
-    samples = [
-        ((ProcessId(process, 1), container, "pod"), process * 4096 + place)
+    placed = {
+        Place(ProcessId(process, 1), container, "pod"): range(process * 4096, process * 4096 + 50)
         for process in range(processes)
-        for place in range(50)
-    ]
+    }
     for second in range(30):
-        hot.take(samples, 0.01, float(second))
+        hot.take(placed, 0.01, float(second))
     assert len(reader.asked) == 1
     assert len(reader.asked[0][2]) <= 512
