@@ -1,11 +1,13 @@
 """The whole verdict on login services under load, each with a session to a database outside.
 
-    python -m benchmarks.logins [--cpu-seconds 150] [--write] [FUNCTION…]
+    python -m benchmarks.logins [--cpu-seconds 150] [--write] [NAME…]
 
 Needs root and ``ip``. A service hashes passwords in a container with a network of its own, by
 argon2id, bcrypt, PBKDF2, scrypt or yescrypt; users log in without a pause from a second namespace,
-where its database lies, too: outside the cluster. The agent's own node looks on, one service after
-the other. ``--write`` puts the table into docs/detection.md.
+where its database lies, too: outside the cluster. With ``-quiet`` after the function's name it asks
+the database once in 20 s; ``-worker`` does so, too, and accepts no connections: it hashes what the
+database sends. The agent's own node looks on, one service after the other. ``--write`` puts the
+rows into docs/detection.md; rows of other services stay.
 """
 
 from __future__ import annotations
@@ -41,34 +43,53 @@ FUNCTIONS = {
     "yescrypt": "ctypes",
 }
 """Function -> module that it needs."""
+QUIET, WORKER = "-quiet", "-worker"
+SERVICES = (*FUNCTIONS, f"yescrypt{QUIET}")
+WORKERS = (f"yescrypt{WORKER}",)
+_PAUSE_S = 20.0
+"""Between two questions to the database, where it is quiet: as long as between shares of a pool."""
 CONFIG = Config(examination=Examination(cpu_per_look=Duration(6.0)))
 HAS_SESSION = "Session with a database outside"
-SESSION_RULE = f"""
-title: {HAS_SESSION}
-id: 6a4f0b52-5d0c-4b43-9a39-0c9f5b8c1d77
+ACCEPTS = "Accepts connections"
+_SEEN = {
+    HAS_SESSION: "{SessionOutsideCluster: true, SessionAge|gte: 30}",
+    ACCEPTS: "{AcceptsConnections: true}",
+}
+_RULE = """
+title: {title}
+id: 6a4f0b52-5d0c-4b43-9a39-0c9f5b8c1d7{number}
 status: experimental
-description: Shows that the session was seen.
+description: Shows what was seen.
 logsource: {{product: linux, category: network_connection}}
 detection:
-  session: {{SessionOutsideCluster: true, SessionAge|gte: 30, AcceptsConnections: true}}
-  condition: session
+  seen: {seen}
+  condition: seen
 level: informational
 """
+_HEAD = (
+    "| login service, CPU time | session | accepts | score | level | signals | rules of 15 |",
+    "| --- | --- | --- | ---: | --- | --- | --- |",
+)
 _TICK_S = 2.0
 _PORT = 8443
 _USERS = 4
 
 
 @contextmanager
-def service(found: Networks, cgroups: CgroupFolders, function: str) -> Iterator[tuple[int, str]]:
-    """Run a service and its users; yield its PID and its cgroup."""
+def service(found: Networks, cgroups: CgroupFolders, name: str) -> Iterator[tuple[int, str]]:
+    """Run a service and its users, or a worker; yield its PID and its cgroup."""
     folder = cgroups.make(f"{TOP}/docker/{container_id('10')}")
-    database = (traffic.address(3), str(traffic.ECHO))
-    serves = ("serve", function, str(_PORT), *database)
-    logs_in = ("users", traffic.CLIENT, str(_PORT), str(_USERS))
+    function, _, kind = name.partition("-")
+    database = (traffic.address(3), str(traffic.ECHO), str(_PAUSE_S if kind else 0.0))
+    programs: list[tuple[str, tuple[str, ...]]]
+    programs = [(found.client, ("serve", function, str(_PORT), *database))]
+    if name.endswith(WORKER):
+        programs = [(found.client, ("work", function, *database))]
+    else:
+        programs += [(found.world, ("users", traffic.CLIENT, str(_PORT), str(_USERS)))]
     running = []
     try:
-        for namespace, arguments in ((found.client, serves), (found.world, logs_in)):
+        for namespace, arguments in programs:
             enters = ("ip", "netns", "exec", namespace, sys.executable, str(TARGET))
             process = subprocess.Popen([*enters, *arguments], stdout=subprocess.PIPE)
             running.append(process)
@@ -76,7 +97,7 @@ def service(found: Networks, cgroups: CgroupFolders, function: str) -> Iterator[
                 cgroups.put(process, folder)
                 assert process.stdout is not None
                 if not process.stdout.readline():
-                    raise RuntimeError(f"the service does not start: {function}")
+                    raise RuntimeError(f"the service does not start: {name}")
         yield running[0].pid, f"/{folder.relative_to(cgroups.root)}"
     finally:
         for process in running:
@@ -104,29 +125,26 @@ def watched(
 def main() -> None:
     """Print the table, or write it into the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("functions", nargs="*", metavar="FUNCTION", default=[*FUNCTIONS])
+    parser.add_argument("names", nargs="*", metavar="NAME", default=[*SERVICES, *WORKERS])
     parser.add_argument("--cpu-seconds", type=float, default=150.0)
     parser.add_argument("--write", action="store_true", help="into docs/detection.md")
     options = parser.parse_args()
-    here = [each for each in options.functions if find_spec(FUNCTIONS[each]) is not None]
-    lines = [
-        "| login service, CPU time | session | score | level | signals | rules of 15 or more |",
-        "| --- | --- | ---: | --- | --- | --- |",
-    ]
+    here = [each for each in options.names if can_run(each)]
+    rows = _written() if options.write else {}
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "session.yml").write_text(SESSION_RULE)
+        write_rules(Path(folder))
         book = rulebook.load((BUILT_IN_RULES, Path(folder)))
-    for function in here:
+    for name in here:
         cgroups, node = CgroupFolders(cgroup_root()), open_node(CONFIG, book)
         try:
-            with networks() as found, service(found, cgroups, function) as (pid, cgroup):
+            with networks() as found, service(found, cgroups, name) as (pid, cgroup):
                 seen = [*watched(node, pid, cgroup, options.cpu_seconds)]
-                lines.append(_line(function, cpu_s(pid), seen))
+                rows[name] = _row(name, cpu_s(pid), seen)
         finally:
             node.watch.close()
             cgroups.close()
-        print(lines[-1], dict(seen[-1].executed), file=sys.stderr, flush=True)
-    table = "\n".join(lines)
+        print(rows[name], dict(seen[-1].executed), file=sys.stderr, flush=True)
+    table = "\n".join((*_HEAD, *rows.values()))
     print(table)
     if options.write:
         before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
@@ -134,12 +152,31 @@ def main() -> None:
         DOCUMENT.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
 
 
-def has_session(seen: Observation) -> bool:
-    """Return True if its session with the database was seen to lead outside."""
-    return any(each.title == HAS_SESSION for each in seen.verdict.findings)
+def can_run(name: str) -> bool:
+    """Return True if the module is here that a service needs."""
+    return find_spec(FUNCTIONS[name.partition("-")[0]]) is not None
 
 
-def _line(function: str, spent_s: float, seen: Sequence[Observation]) -> str:
+def _written() -> dict[str, str]:
+    """Return the rows that the page has, by name."""
+    table = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][len(_HEAD) :]
+    return {row[2:].partition(",")[0]: row for row in rows}
+
+
+def write_rules(folder: Path) -> None:
+    """Write rules that show in a verdict what was seen."""
+    for number, (title, seen) in enumerate(_SEEN.items()):
+        rule = _RULE.format(title=title, number=number, seen=seen)
+        (folder / f"{number}.yml").write_text(rule)
+
+
+def has_seen(title: str, observations: Sequence[Observation]) -> bool:
+    """Return True if one of these rules held."""
+    return any(each.title == title for seen in observations for each in seen.verdict.findings)
+
+
+def _row(name: str, spent_s: float, seen: Sequence[Observation]) -> str:
     verdict = max((each.verdict for each in seen), key=lambda each: each.score)
     signals = {
         signal.value: score
@@ -152,8 +189,8 @@ def _line(function: str, spent_s: float, seen: Sequence[Observation]) -> str:
         if each.score >= 15 and each.signal is not Signal.BEHAVIOUR
     }
     cells = (
-        f"{function}, {spent_s:.0f} s",
-        "yes" if any(map(has_session, seen)) else "no",
+        f"{name}, {spent_s:.0f} s",
+        *("yes" if has_seen(title, seen) else "no" for title in _SEEN),
         f"{verdict.score:.0f}",
         verdict.level.label,
         ", ".join(f"{name} {score:g}" for name, score in sorted(signals.items())),

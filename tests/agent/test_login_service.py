@@ -2,37 +2,92 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from benchmarks.logins import CONFIG, FUNCTIONS, SESSION_RULE, has_session, service, watched
+from benchmarks.logins import (
+    ACCEPTS,
+    CONFIG,
+    HAS_SESSION,
+    SERVICES,
+    WORKERS,
+    can_run,
+    has_seen,
+    service,
+    watched,
+    write_rules,
+)
 from minerwatch.agent.monitor import open_node
-from minerwatch.model import Level
+from minerwatch.authoring.recordings import Recording, replayed
+from minerwatch.model import Facts, Level, Observation
 from tests import shipped
 from tests.conftest import CgroupFolders, needs_root
 from tests.networks import two_networks
 
 LEAST_CPU_S = 100.0
+YESCRYPT: Facts = {
+    "ContentInHotCode": ("Salsa20_Rounds", "Yescrypt_Mixing"),
+    "HashCodeShare": 0.85,
+    "FloatCodeShare": 0.0,
+    "IoBytesPerCpuSecond": 900.0,
+    "SessionCount": 1,
+    "SessionAge": 3600.0,
+    "SessionBytesPerHour": 20_000.0,
+    "SessionSegmentsPerHour": 360.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("is_outside", "accepts", "level"),
+    [
+        (True, False, "likely"),
+        (True, True, "suspicious"),  # a login service
+        (False, False, "suspicious"),  # a worker whose queue is in the cluster
+    ],
+)
+def test_yescrypt_with_a_session_outside_is_likely_unless_it_accepts_connections(
+    is_outside: bool, accepts: bool, level: str
+) -> None:
+    facts = {**YESCRYPT, "SessionOutsideCluster": is_outside, "AcceptsConnections": accepts}
+    assert replayed(Recording(1, "", 3600.0, facts), shipped.matcher()).level == level
 
 
 @needs_root
 @pytest.mark.nightly  # minutes of CPU time
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("name", SERVICES)
 def test_a_login_service_is_suspicious_at_most(
-    function: str, cgroups: CgroupFolders, tmp_path: Path
+    name: str, cgroups: CgroupFolders, tmp_path: Path
 ) -> None:
-    if find_spec(FUNCTIONS[function]) is None:
-        pytest.skip(f"needs {FUNCTIONS[function]}: install it by pip")
-    (tmp_path / "session.yml").write_text(SESSION_RULE)
+    seen = observed(name, cgroups, tmp_path)
+    assert has_seen(HAS_SESSION, seen)
+    assert has_seen(ACCEPTS, seen)
+    assert max(each.verdict.level for each in seen) <= Level.SUSPICIOUS
+
+
+@needs_root
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", WORKERS)
+def test_what_hashes_alike_and_accepts_no_connections_is_likely(
+    name: str, cgroups: CgroupFolders, tmp_path: Path
+) -> None:
+    """A miner of yescrypt shows nothing else."""
+    seen = observed(name, cgroups, tmp_path)
+    assert has_seen(HAS_SESSION, seen)
+    assert not has_seen(ACCEPTS, seen)
+    assert max(each.verdict.level for each in seen) == Level.LIKELY
+
+
+def observed(name: str, cgroups: CgroupFolders, tmp_path: Path) -> Sequence[Observation]:
+    if not can_run(name):
+        pytest.skip(f"needs a module for {name}: pip install argon2-cffi bcrypt")
+    write_rules(tmp_path)
     node = open_node(CONFIG, shipped.with_folder(tmp_path))
     try:
         if any(each.name in ("executed_code", "connections") and each.off for each in node.probes):
             pytest.skip("what it executes and its sessions are not seen: run it as root of a host")
-        with two_networks() as found, service(found, cgroups, function) as (pid, cgroup):
-            seen = [*watched(node, pid, cgroup, LEAST_CPU_S)]
+        with two_networks() as found, service(found, cgroups, name) as (pid, cgroup):
+            return [*watched(node, pid, cgroup, LEAST_CPU_S)]
     finally:
         node.watch.close()
-    assert any(map(has_session, seen))
-    assert max(each.verdict.level for each in seen) <= Level.SUSPICIOUS

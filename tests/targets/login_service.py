@@ -1,11 +1,13 @@
 """A login service under load, with a session to a database outside: nothing leaves its namespaces.
 
-    python3 login_service.py serve FUNCTION PORT DATABASE DATABASE_PORT
+    python3 login_service.py serve FUNCTION PORT DATABASE DATABASE_PORT PAUSE_S
+    python3 login_service.py work FUNCTION DATABASE DATABASE_PORT PAUSE_S
     python3 login_service.py users HOST PORT USERS
 
 FUNCTION: argon2id, bcrypt, pbkdf2, scrypt or yescrypt. The service has one long session to the
-database, asks it at each login, and hashes the password. The users log in without a pause. The
-database is anything that answers each question.
+database, asks it at each login, but not within PAUSE_S seconds of the last time, and hashes the
+password. The worker does the same for passwords that the database sends: it accepts no connection.
+The users log in without a pause. The database is anything that answers each question.
 """
 
 from __future__ import annotations
@@ -60,17 +62,39 @@ def yescrypt() -> Check:
 FUNCTIONS = {each.__name__: each for each in (argon2id, bcrypt, pbkdf2, scrypt, yescrypt)}
 
 
-def serve(function: str, port: str, database: str, database_port: str) -> None:
-    check = FUNCTIONS[function]()
-    session = socket.create_connection((database, int(database_port)))
+class Database:
+    """A session with the database, which is asked after a pause at the earliest."""
+
+    def __init__(self, host: str, port: str, pause_s: str) -> None:
+        self._session = socket.create_connection((host, int(port)))
+        self._pause_s = float(pause_s)
+        self._not_before_s = 0.0
+
+    def ask(self) -> None:
+        if time.monotonic() < self._not_before_s:
+            return
+        self._not_before_s = time.monotonic() + self._pause_s
+        self._session.sendall(b"SELECT hash FROM users WHERE name = $1;\n")
+        self._session.recv(4096)
+
+
+def work(function: str, *database: str) -> None:
+    check, passwords = FUNCTIONS[function](), Database(*database)
+    print("serving", flush=True)
+    while True:
+        passwords.ask()
+        check(b"a password")
+
+
+def serve(function: str, port: str, *database: str) -> None:
+    check, stored = FUNCTIONS[function](), Database(*database)
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             password = self.rfile.read(int(self.headers["Content-Length"]))
-            session.sendall(b"SELECT hash FROM users WHERE name = $1;\n")
-            session.recv(4096)
+            stored.ask()
             check(password)
             self.send_response(204)
             self.end_headers()
@@ -101,8 +125,7 @@ def log_in_for_ever(host: str, port: int) -> None:
             time.sleep(0.1)
 
 
+COMMANDS: dict[str, Callable[..., None]] = {"serve": serve, "users": users, "work": work}
+
 if __name__ == "__main__":
-    if sys.argv[1] == "serve":
-        serve(*sys.argv[2:])
-    else:
-        users(*sys.argv[2:])
+    COMMANDS[sys.argv[1]](*sys.argv[2:])
