@@ -36,7 +36,7 @@ while True: crypt.crypt(b"x", salt)
 """
 _ARGON2 = """
 from argon2.low_level import Type, hash_secret_raw
-while True: hash_secret_raw(b"xxxxxxxx", b"yyyyyyyy", 3, 65536, 1, 32, Type.{0})
+while True: hash_secret_raw(b"xxxxxxxx", b"yyyyyyyy", {1}, 65536, 1, 32, Type.{0})
 """
 _HASHLIB = "import hashlib\nblock = bytes(1 << 20)\nwhile True: hashlib.new('{0}', block)"
 _NUMPY = "import numpy as n\n{0}"
@@ -52,9 +52,10 @@ _PYTHON: dict[tuple[str, str], tuple[str, str]] = {
         for n, r in ((1024, 1), (16384, 8))
     },
     **{
-        ("hash", f"Argon2{kind.lower()}"): ("argon2", _ARGON2.format(kind))
+        ("hash", f"Argon2{kind.lower()}"): ("argon2", _ARGON2.format(kind, 3))
         for kind in ("D", "I", "ID")
     },
+    ("hash", "Argon2d, one pass"): ("argon2", _ARGON2.format("D", 1)),
     **{
         ("hash", f"{name}, blocks of 1 MiB"): ("hashlib", _HASHLIB.format(name))
         for name in (

@@ -53,6 +53,7 @@ _COLUMNS = {
     "PairConversionShare": "pairs",
     "VectorCodeShare": "vector",
     "AnonymousCodeShare": "anonymous",
+    "KernelCpuShare": "kernel",
 }
 
 
@@ -154,7 +155,7 @@ def markdown(programs: Iterable[Computing], facts: dict[str, Facts]) -> str:
     """Return the table; shares are in per cent."""
     matcher = Matcher(rulebook.load((BUILT_IN_RULES,)).rules)
     heads = ["program", "kind", *_COLUMNS.values(), "pages", "MB moved a CPU second", "rules"]
-    lines = [f"| {' | '.join(heads)} |", f"| --- | --- |{' ---: |' * 8} --- |"]
+    lines = [f"| {' | '.join(heads)} |", f"| --- | --- |{' ---: |' * (len(_COLUMNS) + 2)} --- |"]
     for program in programs:
         own = facts.get(program.name, {})
         shares = [per_cent(own.get(name)) for name in _COLUMNS]

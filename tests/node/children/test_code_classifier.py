@@ -326,6 +326,24 @@ def test_counts_of_a_real_process(anonymous_code: int) -> None:
     assert answer["cpu_s"] > answer["kernel_s"] >= 0
 
 
+@pytest.mark.parametrize(("new_pages", "kernel_s"), [(0, 4.4), (2_587_760, 0.52), (9**9, 0.0)])
+def test_time_for_new_pages_is_not_that_of_the_kernel(
+    new_pages: int, kernel_s: float, tmp_path: Path
+) -> None:
+    """The second is 10 s of Argon2 that allocates 64 MiB for each hash."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    stat = (
+        f"7 (x) R 1 7 7 0 -1 0 {new_pages} 0 0 0 {5.6 * ticks:.0f} {4.4 * ticks:.0f} 0 0 20 0 1 0 5"
+    )
+    (tmp_path / "7").mkdir()
+    for name, content in {"stat": stat, "mem": "", "pagemap": "", "maps": "", "io": ""}.items():
+        (tmp_path / "7" / name).write_text(content)
+    question = {"pid": 7, "start_ticks": 5, "addresses": [(64, 1)]}
+    answer = Classifier(str(tmp_path), Decoder("x86_64")).answer(question)
+    assert answer["cpu_s"] == pytest.approx(10.0)
+    assert answer["kernel_s"] == pytest.approx(kernel_s, abs=0.01)
+
+
 def test_no_page_is_fetched() -> None:
     """A tenant may serve the page itself, as late as it likes."""
     memory = mmap.mmap(-1, 8192, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
