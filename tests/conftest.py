@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import shutil
@@ -20,6 +21,10 @@ from xdist.scheduler import Scheduling
 
 from tests.shares import SharesScheduling, marks
 from tests.waiting import until_run, why_not_quiet
+
+# Tests start Python hundreds of times: modules, and tests themselves, are compiled once.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Machines are shared and noisy: how long an example takes says nothing.
 settings.register_profile(
@@ -43,6 +48,20 @@ needs_root = pytest.mark.root
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
     return SharesScheduling(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect without the garbage collector, which would look at a million lasting objects again.
+
+    What is there afterwards lasts until the end: later collections leave it out.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
