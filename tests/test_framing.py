@@ -10,13 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
+from itertools import chain
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 
 from benchmarks.detection import CORPUS
 from minerwatch.authoring.recordings import Recording, recording, replayed
+from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.condition import All, Any, Condition, Not, Text
 from minerwatch.detection.planted_words import with_arguments
 from minerwatch.detection.sigma.rule import Rule
@@ -26,7 +31,6 @@ from tests.examples import examples, one_in
 
 pytestmark = pytest.mark.slow  # together
 
-BOOK = shipped.book()
 HOUR_S = 3600.0
 
 BUSY: dict[str, FactValue] = {
@@ -111,7 +115,9 @@ def accused(facts: Facts) -> str:
     outcome = replayed(Recording(1, "", HOUR_S, with_arguments(facts)), shipped.matcher())
     if Level.of(outcome.score) <= Level.SUSPICIOUS and not outcome.cullable:
         return ""
-    titles = [rule.title for rule in BOOK.rules if rule.id in outcome.rules and rule.score >= 30]
+    titles = [
+        rule.title for rule in shipped.book().rules if rule.id in outcome.rules and rule.score >= 30
+    ]
     return f"{outcome.level} {outcome.score}: {titles}"
 
 
@@ -138,15 +144,27 @@ def own_words(rule: Rule) -> Iterator[str]:
     yield from literals[:: max(1, len(literals) // 20)]
 
 
-OF_ARGUMENTS = [rule for rule in BOOK.rules if rule.signal in (Signal.IDENTITY, Signal.EXECUTION)]
-WORDS = {rule.title: tuple(dict.fromkeys(filter(None, own_words(rule)))) for rule in OF_ARGUMENTS}
+OF_ARGUMENTS = tuple(
+    path
+    for signal in (Signal.IDENTITY, Signal.EXECUTION)
+    for path in sorted(BUILT_IN_RULES.glob(f"{signal.value}*/*.yml"))
+)
 
 
-@pytest.mark.parametrize("title", [title for title, words in WORDS.items() if words])
-def test_a_rules_own_words_as_one_argument_accuse_no_busy_program(title: str) -> None:
+@cache  # not as the module is imported: rules take a second to read
+def words_of_files() -> dict[Path, tuple[str, ...]]:
+    found: dict[Path, list[str]] = {path: [] for path in OF_ARGUMENTS}
+    for rule in shipped.book().rules:
+        if rule.signal in (Signal.IDENTITY, Signal.EXECUTION):
+            found[rule.path] += filter(None, own_words(rule))
+    return {path: tuple(dict.fromkeys(words)) for path, words in found.items()}
+
+
+@pytest.mark.parametrize("path", OF_ARGUMENTS, ids=lambda path: path.stem)
+def test_a_rules_own_words_as_one_argument_accuse_no_busy_program(path: Path) -> None:
     found = {
         (victim, words): text
-        for turn, words in enumerate(WORDS[title])
+        for turn, words in enumerate(words_of_files()[path])
         for victim, (image, arguments) in one_in(4, tuple(VICTIMS.items()), turn)
         if (text := accused(with_words(image, arguments, words)))
     }
@@ -186,7 +204,11 @@ BENIGN_ARGUMENTS = tuple(
     and case.id != "words/rg-vscode"  # it looks for an option of a miner's: one of two already
     and case.id != "blockchain/ironfish-node"  # the first word behind its name is what it does
 )
-EXAMPLES = tuple(dict.fromkeys(words for each in WORDS.values() for words in each))
+
+
+def every_own_word() -> SearchStrategy[str]:
+    return st.sampled_from(tuple(dict.fromkeys(chain.from_iterable(words_of_files().values()))))
+
 
 # A program's own number right behind reads as the value of the option in front of it.
 _NUMBER = re.compile("-?[0-9]+")
@@ -212,7 +234,7 @@ def with_argument(case: Recording, place: int, words: str) -> Recording:
 @given(
     st.sampled_from(BENIGN_ARGUMENTS),
     st.integers(0, 9),
-    st.sampled_from(PLANTED) | st.sampled_from(EXAMPLES),
+    st.sampled_from(PLANTED) | st.deferred(every_own_word),
 )
 def test_one_more_argument_makes_no_benign_line_likely(
     case: Recording, place: int, words: str
@@ -226,7 +248,7 @@ def test_one_more_argument_makes_no_benign_line_likely(
 @pytest.mark.parametrize("words", PLANTED)
 def test_no_benign_line_becomes_likely_by_the_best_words(words: str) -> None:
     found = {
-        case.id: [rule.title for rule in BOOK.rules if rule.id in outcome.rules]
+        case.id: [rule.title for rule in shipped.book().rules if rule.id in outcome.rules]
         for case in one_in(4, BENIGN_ARGUMENTS, PLANTED.index(words))
         if (outcome := replayed(with_argument(case, 9, words), shipped.matcher())).cullable
         or Level.of(outcome.score) > Level.SUSPICIOUS

@@ -20,7 +20,6 @@ from tests.authoring.test_rule_tests import RULE
 
 HEAD = RULE.partition("detection:")[0]
 TAIL = "falsepositives: [x]\nlevel: high\n"
-BOOK = shipped.book()
 
 
 def told(folder: Path, detection: str, facts: Facts) -> list[str]:
@@ -133,7 +132,7 @@ def test_lists_of_maps_and_several_conditions_are_told(tmp_path: Path) -> None:
 
 
 @given(
-    st.sampled_from(BOOK.rules),
+    st.deferred(lambda: st.sampled_from(shipped.book().rules)),
     st.dictionaries(
         st.sampled_from(["CommandLine", "Image", "Comm", "CpuCores", "ExeDeleted", "Age"]),
         st.text(max_size=40) | st.floats(0, 1e6) | st.booleans() | st.just("./xmrig -o p:1 -u x"),
@@ -141,10 +140,10 @@ def test_lists_of_maps_and_several_conditions_are_told(tmp_path: Path) -> None:
 )
 def test_it_agrees_with_the_matcher_whatever_the_facts(rule: Rule, facts: Facts) -> None:
     """A selection is told to hold where it does, so the rule's outcome follows from the marks."""
-    lines = why(outline_of(rule, BOOK.lists), facts)
+    lines = why(outline_of(rule, shipped.book().lists), facts)
     assert lines[0].startswith("condition: ")
     holds = any(match.rule.id == rule.id for match in shipped.matcher().matches(facts))
-    outline = outline_of(rule, BOOK.lists)
+    outline = outline_of(rule, shipped.book().lists)
     marks = {
         line[2:].split(",")[0]: line.startswith("+") for line in lines[1:] if not line[0].isspace()
     }
