@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from tests.deploy.metric_names import AWAITED, OTHERS, exported, metric_names
 from tests.deploy.services import DEPLOY, GUIDE, RULES, anchors, program
 
 _RULES: list[dict[str, Any]] = [
-    rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]
+    rule
+    for group in yaml.load(RULES.read_text(), yaml.CSafeLoader)["groups"]
+    for rule in group["rules"]
 ]
 ALERTS = {rule["alert"]: rule for rule in _RULES if "alert" in rule}
 _RECORDED = {rule["record"]: rule for rule in _RULES if "record" in rule}
@@ -36,15 +40,17 @@ def test_alerts_fire_when_they_should(path: Path) -> None:
     _run("promtool", "prometheus", "test", "rules", str(path))
 
 
+@cache
+def _checks() -> tuple[dict[str, Any], ...]:
+    tests = (yaml.load(path.read_text(), yaml.CSafeLoader)["tests"] for path in _RULE_TESTS)
+    return tuple(
+        check for test in chain.from_iterable(tests) for check in test.get("alert_rule_test", ())
+    )
+
+
 @pytest.mark.parametrize("name", ALERTS)
 def test_each_alert_is_tested_to_fire_and_not_to_fire(name: str) -> None:
-    expected = [
-        check.get("exp_alerts")
-        for path in _RULE_TESTS
-        for test in yaml.safe_load(path.read_text())["tests"]
-        for check in test.get("alert_rule_test", ())
-        if check["alertname"] == name
-    ]
+    expected = [each.get("exp_alerts") for each in _checks() if each["alertname"] == name]
     assert any(expected)
     assert not all(expected)
 

@@ -37,7 +37,7 @@ MANIFEST = Path(__file__).parent.parent.parent / "deploy" / "manifests" / "miner
 
 def shipped_rules(*roles: str) -> Rules:
     """What those roles permit that minerwatch is installed with."""
-    documents = yaml.safe_load_all(MANIFEST.read_text())
+    documents = yaml.load_all(MANIFEST.read_text(), yaml.CSafeLoader)
     chosen = [
         document
         for document in documents

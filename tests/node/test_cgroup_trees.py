@@ -55,7 +55,7 @@ def _tree(raw: dict[str, Any]) -> Tree:
     )
 
 
-TREES = {name: _tree(raw) for name, raw in yaml.safe_load(FIXTURE.read_text()).items()}
+TREES = {name: _tree(raw) for name, raw in yaml.load(FIXTURE.read_text(), yaml.CSafeLoader).items()}
 
 
 def write(node: Path, tree: Tree) -> Path:
