@@ -49,9 +49,9 @@ _INPUT = {"eviction -f -": '{"apiVersion": "policy/v1", "kind": "Eviction", "met
 
 
 def _of_clusters() -> Iterator[object]:
-    for command in commands():
-        if way_of(command).way is Way.IN_A_CLUSTER:
-            yield pytest.param(command, id=command.text[:60])
+    of_clusters = (each for each in commands() if way_of(each).way is Way.IN_A_CLUSTER)
+    for command in {tuple(typed(each)): each for each in of_clusters}.values():
+        yield pytest.param(command, id=command.text[:60])
 
 
 def typed(command: Command) -> list[str]:

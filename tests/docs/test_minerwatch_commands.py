@@ -35,11 +35,24 @@ _NO_ARGUMENT = {  # a sentence names the command only
     "rules replay": ("facts.jsonl",),
     "rules new": ("identity/new_one", "--title", "New"),
 }
-_TYPED = [
-    pytest.param(each, id=each.text)
+
+
+def typed(command: Command) -> tuple[str, ...]:
+    """The words with a name for each placeholder, and what a sentence leaves out."""
+    program, *words = command.words
+    text = " ".join(words)
+    words += _NO_ARGUMENT.get(text, ())
+    if text.endswith("--filter FILE"):
+        words = ["rules", "new", *_NO_ARGUMENT["rules new"], "--filter", "filter.yml"]
+    words = [_TARGETS.sub(_MINER, each).replace("NAMESPACE", "binder") for each in words]
+    return (program, *("binder" if each == "NS" else each for each in words))
+
+
+_TYPED = {
+    typed(each): each.text  # once, with however many names for a target
     for each in commands()
     if way_of(each).why == Path(__file__).name
-]
+}
 
 
 @pytest.fixture
@@ -58,19 +71,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", _TYPED)
-def test_it_runs(command: Command, agent: Path, folder: Path) -> None:
-    typed = " ".join(command.words[1:])
-    words = [*command.words[1:], *_NO_ARGUMENT.get(typed, ())]
-    if typed.endswith("--filter FILE"):
-        words = ["rules", "new", *_NO_ARGUMENT["rules new"], "--filter", "filter.yml"]
-    if command.words[0] == "curl":
-        words = [str(agent) if each.endswith(".sock") else each for each in words]
-    words = [_TARGETS.sub(_MINER, each).replace("NAMESPACE", "binder") for each in words]
-    words = ["binder" if each == "NS" else each for each in words]
+@pytest.mark.parametrize("words", _TYPED, ids=_TYPED.values())
+def test_it_runs(words: tuple[str, ...], agent: Path, folder: Path) -> None:
+    program, *words_behind = words
+    if program == "curl":
+        words_behind = [str(agent) if each.endswith(".sock") else each for each in words_behind]
     scripts = sysconfig.get_path("scripts")
     done = subprocess.run(
-        [command.words[0], *words],
+        [program, *words_behind],
         cwd=folder,
         env={**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}"}
         | {"MINERWATCH_SOCKET": str(agent), "XDG_RUNTIME_DIR": str(folder)},
@@ -79,5 +87,5 @@ def test_it_runs(command: Command, agent: Path, folder: Path) -> None:
         check=False,
         stdin=subprocess.DEVNULL,
     )
-    assert done.returncode == 0, (words, done.stdout[-500:], done.stderr)
+    assert done.returncode == 0, (words_behind, done.stdout[-500:], done.stderr)
     assert done.stdout or done.stderr
