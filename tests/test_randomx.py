@@ -20,8 +20,12 @@ TARGET = Path(__file__).parent / "targets" / "randomx_hashing.py"
 EVADING = Path(__file__).parent / "targets" / "randomx_evading.py"
 EXECUTED = ("Executes RandomX", "Runs the code of RandomX")
 """Rules on executed code only; which of them is first depends on which code is read first."""
-WAYS = {"1 thread, no JIT": ["1", "nojit"], "2 threads": ["2"]}
-"""Others, and how long it takes: ``python -m benchmarks.miners``."""
+WAYS = (
+    pytest.param("0d", ["1"], id="1 thread"),
+    pytest.param("1d", ["2"], id="2 threads", marks=pytest.mark.nightly),
+    pytest.param("2d", ["1", "nojit"], id="1 thread, no JIT", marks=pytest.mark.nightly),
+)
+"""A container and the target's options. Others, and how long it takes: ``benchmarks.miners``."""
 LIKELY_CPU_S = 60.0
 LIMIT_CPU_S = 120.0
 """Of each miner, however little of a CPU it gets."""
@@ -50,66 +54,66 @@ def verdicts(agent: RunningAgent, container: str) -> list[dict[str, object]]:
 
 
 @pytest.mark.quiet  # content is scanned at the lowest priority
+@pytest.mark.parametrize(("first", "options"), WAYS)
 def test_it_is_likely_by_how_it_rounds_and_confirmed_with_content(
     agent: RunningAgent,
     cgroups: CgroupFolders,
     programs: Programs,
     tmp_path: Path,
+    first: str,
+    options: list[str],
 ) -> None:
     if not is_on(agent, "rounding"):
         pytest.skip("how threads round cannot be told here: run it as root on a kernel with BTF")
     shutil.copy(TARGET, tmp_path / "train.py")
-    miners = {}
-    for number, (way, options) in enumerate(WAYS.items()):
-        container = container_id(f"{number:x}d")
-        folder = cgroups.make(f"{TOP}/docker/{container}")
-        miner = programs.run(
-            ["python3", "train.py", options[0], "3600", *options[1:]],
-            executable=sys.executable,
-            cwd=tmp_path,
-            env=environment_of_this_python(),
-        )
-        cgroups.put(miner, folder)
-        miners[way] = container[:12], miner.pid
-    for way, (container, pid) in miners.items():
-        levels = wait_until_confirmed(agent, container, pid)
-        assert levels, f"{way}: {agent.log_path.read_text()[-3000:]}"
-        if "likely" in levels:  # else both kinds of evidence came at one tick
-            signals = levels["likely"]["signals"]
-            assert isinstance(signals, dict)
-            assert signals.keys() == {"compute"}, way
-        signals = levels["confirmed"]["signals"]
+    container = container_id(first)
+    folder = cgroups.make(f"{TOP}/docker/{container}")
+    miner = programs.run(
+        ["python3", "train.py", options[0], "3600", *options[1:]],
+        executable=sys.executable,
+        cwd=tmp_path,
+        env=environment_of_this_python(),
+    )
+    cgroups.put(miner, folder)
+    levels = wait_until_confirmed(agent, container[:12], miner.pid)
+    assert levels, agent.log_path.read_text()[-3000:]
+    if "likely" in levels:  # else both kinds of evidence came at one tick
+        signals = levels["likely"]["signals"]
         assert isinstance(signals, dict)
-        assert signals.keys() >= {"compute", "content"}, way
-        assert signals.keys() <= {"compute", "content", "behaviour"}, way
+        assert signals.keys() == {"compute"}
+    signals = levels["confirmed"]["signals"]
+    assert isinstance(signals, dict)
+    assert signals.keys() >= {"compute", "content"}
+    assert signals.keys() <= {"compute", "content", "behaviour"}
 
 
 SHAPES = (
-    pytest.param("workers"),
-    pytest.param("bursts", marks=pytest.mark.nightly),
-    pytest.param("reset", marks=pytest.mark.slow),
+    pytest.param("0e", "workers"),
+    pytest.param("1e", "bursts", marks=pytest.mark.nightly),
+    pytest.param("2e", "reset", marks=pytest.mark.slow),
 )
 
 
-@pytest.fixture
-def sampling_agent(tmp_path: Path) -> Iterator[RunningAgent]:
-    """Without the other probes that can tell RandomX."""
-    config = tmp_path / "minerwatch.yml"
+@pytest.fixture(scope="module")
+def sampling_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
+    """One for all containers, without the other probes that can tell RandomX."""
+    folder = tmp_path_factory.mktemp("sampling")
+    config = folder / "minerwatch.yml"
     config.write_text("probes: {rounding: false, content: false}\n")
-    running = RunningAgent(tmp_path, "--interval", "2s", "--config", str(config))
+    running = RunningAgent(folder, "--interval", "2s", "--config", str(config))
     running.line("watching")
     yield running
     running.close()
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("first", "shape"), SHAPES)
 def test_no_shape_hides_what_it_executes(
-    shape: str, sampling_agent: RunningAgent, cgroups: CgroupFolders, programs: Programs
+    first: str, shape: str, sampling_agent: RunningAgent, cgroups: CgroupFolders, programs: Programs
 ) -> None:
     """Short-lived workers, bursts of five processes, the control word reset before each sleep."""
     if not is_on(sampling_agent, "executed_code"):
         pytest.skip("what is executed cannot be sampled here: run it as root")
-    container = container_id("0e")
+    container = container_id(first)
     folder = cgroups.make(f"{TOP}/docker/{container}")
     miner = programs.run(
         ["python3", str(EVADING), shape, "3600"],
@@ -161,7 +165,7 @@ def test_a_tenth_of_a_core_on_a_full_node_is_likely_within_a_minute_of_cpu_time(
     """One process under a limit of 100m, or five, each under a limit of its own."""
     if not is_on(sampling_agent, "executed_code"):
         pytest.skip("what is executed cannot be sampled here: run it as root")
-    container = container_id("1e")
+    container = container_id(f"{processes}f")
     folder = cgroups.make(f"{TOP}/docker/{container}")
     limits = CgroupFolders(CPU)
     miners = []
