@@ -65,7 +65,7 @@ def test_the_chart_of_a_fork_has_its_image_and_pages(fork: Path) -> None:
         [helm, "template", "x", str(chart), "--set=prometheusRule.enabled=true"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    objects = [each for each in yaml.safe_load_all(done.stdout) if each]
+    objects = [each for each in yaml.load_all(done.stdout, yaml.CSafeLoader) if each]
     (agent,) = (each for each in objects if each["kind"] == "DaemonSet")
     (container,) = agent["spec"]["template"]["spec"]["containers"]
     assert container["image"].startswith(_FORK["image"] + ":")

@@ -765,7 +765,7 @@ def test_what_counts_as_a_container_is_the_operators_choice() -> None:
 
 
 def test_the_rules_are_the_shipped_ones() -> None:
-    shipped = _by_name(yaml.safe_load(RULES.read_text())["groups"])
+    shipped = _by_name(yaml.load(RULES.read_text(), yaml.CSafeLoader)["groups"])
     chart = _by_name(of("everything").named("PrometheusRule")["spec"]["groups"])
     assert shipped.keys() - chart.keys() == {"MinerwatchActed"}
     for name, rule in chart.items():
@@ -823,10 +823,12 @@ def test_the_plain_manifests_are_the_chart_rendered() -> None:
 
 def test_plain_manifests_need_nothing_else(tmp_path: Path) -> None:
     for path in MANIFESTS.glob("*.yaml"):
-        for manifest in yaml.safe_load_all(path.read_text()):
+        for manifest in yaml.load_all(path.read_text(), yaml.CSafeLoader):
             if manifest["kind"] not in _OF_OPERATOR:
                 check_as_the_api_server(manifest, NEWEST)
-    default: list[Manifest] = list(yaml.safe_load_all((MANIFESTS / "minerwatch.yaml").read_text()))
+    default: list[Manifest] = list(
+        yaml.load_all((MANIFESTS / "minerwatch.yaml").read_text(), yaml.CSafeLoader)
+    )
     made = {(each["kind"], each["metadata"]["name"]) for each in default}
     assert ("Namespace", "minerwatch") in made
     assert {each["kind"] for each in default} >= {"DaemonSet", "ServiceAccount", "ClusterRole"}

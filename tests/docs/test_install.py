@@ -51,7 +51,7 @@ def test_the_commands_for_a_cluster_run_in_their_order(tmp_path: Path) -> None:
     assert sorted(order, key=called.index) == order
     agent = next(
         each
-        for each in yaml.safe_load_all(rendered.read_text())
+        for each in yaml.load_all(rendered.read_text(), yaml.CSafeLoader)
         if each and each["kind"] == "DaemonSet"
     )
     image = f"{names()['image']}:{__version__}"
