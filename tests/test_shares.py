@@ -18,10 +18,10 @@ def test_what_counts_the_machine_is_one_share_and_the_rest_goes_by_modules() -> 
 
 
 def test_what_takes_longest_is_begun_first() -> None:
-    names = ("tests/test_fair_queue.py", "tests/test_soak.py", MACHINE, "tests/test_format.py")
+    names = ("tests/test_fair_queue.py", "tests/test_outgoing.py", MACHINE, "tests/test_format.py")
     waiting = LongestFirst(dict.fromkeys(names))
     begun = [waiting.popitem(last=False)[0] for _ in names]
-    assert begun == [MACHINE, "tests/test_soak.py", names[0], names[3]]
+    assert begun == [MACHINE, "tests/test_outgoing.py", names[0], names[3]]
 
 
 @pytest.mark.parametrize(
