@@ -217,7 +217,7 @@ def test_top_filters(miner: int, few: dict[str, str]) -> None:
 
 
 def test_explain_by_pid_id_and_name(miner: int, few: dict[str, str]) -> None:
-    for target in (str(miner), ID, ID[:8], f"docker/{ID[:12]}"):
+    for target in (ID[:8], f"docker/{ID[:12]}"):  # each samples for seconds
         result = run("explain", target, "--local", **few)
         assert result.exit_code == 0, result.stderr
         assert "likely" in result.stdout.lower()

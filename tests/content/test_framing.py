@@ -387,8 +387,25 @@ def test_a_scanner_under_a_name_of_its_own(
 # And what mines is found, whatever it is called.
 
 
-@pytest.mark.parametrize("name", ["yara", "falco", "clamd", "monerod", "python3"])
-@pytest.mark.parametrize("options", [[], ["nojit"]], ids=["compiled", "interpreted"])
+NAMES_OF_SPARED = ("yara", "falco", "clamd", "monerod", "python3")
+"""Programs that are innocent under these names. All of them interpreted, too: by night."""
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        *(pytest.param([], name, id=f"compiled-{name}") for name in NAMES_OF_SPARED),
+        *(
+            pytest.param(
+                ["nojit"],
+                name,
+                id=f"interpreted-{name}",
+                marks=() if name == "yara" else pytest.mark.nightly,
+            )
+            for name in NAMES_OF_SPARED
+        ),
+    ],
+)
 def test_randomx_is_found_under_any_name(
     reader: ContentReader,
     start: Start,

@@ -93,7 +93,7 @@ def _rendered(pool: socket.socket, folder: Path, *options: str) -> Release:
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture  # of one test: it keeps a CPU busy
 def miner(pool: socket.socket, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The pid of a target of another user, whose executable nobody else may read."""
     if platform.machine() != "x86_64" or importlib.util.find_spec("cyrx") is None:
