@@ -54,14 +54,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
 def pytest_collection() -> Iterator[None]:
     """Collect without the garbage collector, which would look at a million lasting objects again.
 
-    What is there afterwards lasts until the end: later collections leave it out.
+    What is there afterwards lasts until the end: later collections leave it out. Since these would
+    come more often with so few objects left, they wait for more new ones.
     """
     gc.disable()
     try:
         return (yield)
     finally:
-        gc.enable()
         gc.freeze()
+        gc.set_threshold(10_000)
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
