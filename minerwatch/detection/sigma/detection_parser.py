@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,8 @@ from minerwatch.detection.sigma.yaml_document import Document, KeyPath, Value
 from minerwatch.errors import RuleError
 
 if TYPE_CHECKING:
+    from sigma.policy import SigmaPolicy
+    from sigma.policy.regex_engine import RegexPattern
     from sigma.types import SigmaRegularExpression, SigmaString, SigmaType
 
 KEYWORD_FIELD = "CommandLine"
@@ -69,6 +72,20 @@ def check_by_sigma(document: Document) -> None:
     content = {key: document.content[key] for key in document.content if key != "minerwatch"}
     with _sigma_errors(document):
         SigmaRule.from_dict({**content, "detection": {"any": {"a": 1}, "condition": "any"}})
+
+
+@lru_cache(maxsize=1)
+def _policy() -> SigmaPolicy:
+    """Return settings by which pySigma compiles no regular expression: ``dialect`` checks them."""
+    from sigma.policy import SigmaPolicy
+    from sigma.policy.regex_engine import RE2RegexEngine
+
+    class _NoEngine(RE2RegexEngine):
+        def compile(self, pattern: str, flags: int = 0) -> RegexPattern:
+            del pattern, flags
+            return None  # type: ignore[return-value]  # pySigma drops it
+
+    return SigmaPolicy(_NoEngine())
 
 
 @contextmanager
@@ -209,7 +226,7 @@ class DetectionReader:
 
         check_item(self._document, key, value, at)
         with _sigma_errors(self._document, *at):
-            item = SigmaDetectionItem.from_mapping(key, value)  # type: ignore[arg-type]
+            item = SigmaDetectionItem.from_mapping(key, value, policy=_policy())  # type: ignore[arg-type]
             name = item.field or KEYWORD_FIELD
             self.field_lines.setdefault(name, self._document.line(*at))
             each = tuple(

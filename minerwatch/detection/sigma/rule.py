@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 
 from minerwatch.detection.condition import Condition, fields_of
@@ -218,8 +219,14 @@ def skipped(document: Document) -> SkippedRule:
 def _refuse_misspelt_keys(document: Document) -> None:
     """Refuse a misspelt ``minerwatch``: Sigma permits any key, so its settings would be lost."""
     for key in document.content:
-        if key != "minerwatch" and get_close_matches(key.lower(), ("minerwatch",), cutoff=0.75):
+        if key != "minerwatch" and _resembles_minerwatch(key):
             raise document.error(f"unknown key {key!r}: did you mean 'minerwatch'?", key)
+
+
+@lru_cache(maxsize=100)
+def _resembles_minerwatch(key: str) -> bool:
+    """Return True if the key may be a misspelt ``minerwatch``; all files have the same few keys."""
+    return bool(get_close_matches(key.lower(), ("minerwatch",), cutoff=0.75))
 
 
 def check_header(document: Document) -> None:

@@ -9,6 +9,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -19,7 +20,13 @@ _MAX_NODES = 100_000
 _MAX_DEPTH = 40
 _TOO_DEEP = f"nested more than {_MAX_DEPTH} levels deep"
 
-_LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_SECOND_DOCUMENT = "a second document begins here: write one rule a file"
+_TEXT = "tag:yaml.org,2002:str"
+
+if TYPE_CHECKING:
+    _SafeLoader = yaml.SafeLoader
+else:
+    _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Value = object
 KeyPath = tuple[str | int, ...]
@@ -83,14 +90,15 @@ def read_text(path: Path) -> tuple[str, Stamp]:
 def read_document(path: Path, text: str) -> Document:
     """Parse the only YAML document in ``text``."""
     try:
-        _check_shape(path, text)
-        reader = _Reader(path, _LOADER(text))
-        return reader.document()
+        return _Reader(path, _Loader(text)).document()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        if "nesting depth" in str(error.problem):  # the limit of libyaml
+        problem = str(error.problem)
+        if problem == _TOO_DEEP or "nesting depth" in problem:  # the latter is libyaml's limit
             raise RuleError(path, line, _TOO_DEEP) from error
+        if "another document" in problem:
+            raise RuleError(path, line, _SECOND_DOCUMENT) from error
         reason = f"not YAML: {_in_words(error, text.splitlines()[line - 1 : line])}"
         raise RuleError(path, line, reason) from error
     except yaml.reader.ReaderError as error:
@@ -114,25 +122,21 @@ def _in_words(error: yaml.MarkedYAMLError, lines: list[str]) -> str:
     return message
 
 
-def _check_shape(path: Path, text: str) -> None:
-    """Refuse deep nesting, which the recursive composer would follow, and a second document."""
-    depth = documents = 0
-    for event in yaml.parse(text, Loader=_LOADER):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > _MAX_DEPTH:
-                raise RuleError(path, _line(event), _TOO_DEEP)
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        elif isinstance(event, yaml.DocumentStartEvent):
-            documents += 1
-            if documents > 1:
-                reason = "a second document begins here: write one rule a file"
-                raise RuleError(path, _line(event), reason)
+class _Loader(_SafeLoader):
+    """PyYAML's loader; refuses deep nesting, which its composer follows by recursion."""
 
+    _depth = 0
 
-def _line(event: yaml.Event) -> int:
-    return event.start_mark.line + 1 if event.start_mark else 1
+    def descend_resolver(self, current_node: yaml.Node, current_index: Value) -> None:
+        """Called before each node, with the node that it is in; no paths are resolved."""
+        del current_index
+        self._depth += 1
+        if self._depth > _MAX_DEPTH + 1:
+            raise yaml.MarkedYAMLError(None, None, _TOO_DEEP, current_node.start_mark)
+
+    def ascend_resolver(self) -> None:
+        """Called after each node."""
+        self._depth -= 1
 
 
 class _Reader:
@@ -192,7 +196,8 @@ class _Reader:
 
     def _scalar(self, node: yaml.Node) -> Value:
         try:
-            value: Value = self._loader.construct_object(node)
+            is_text = node.tag == _TEXT
+            value: Value = node.value if is_text else self._loader.construct_object(node)
             if isinstance(value, str):
                 value.encode()
         except (yaml.YAMLError, ValueError, OverflowError, TypeError) as error:
