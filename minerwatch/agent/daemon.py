@@ -35,6 +35,7 @@ from minerwatch.config.schema import Config
 from minerwatch.culling.records import ActionRecord
 from minerwatch.culling.service import CullSwitch, boot_id
 from minerwatch.errors import ConfigError, MinerwatchError
+from minerwatch.garbage import collector_paused
 from minerwatch.model import Outcome
 from minerwatch.node import confined
 from minerwatch.node.capabilities import OUTSIDE_UNSEEN, hides_others
@@ -409,7 +410,8 @@ def run(
 ) -> None:
     """Run an agent until SIGTERM or SIGINT; SIGHUP reloads it."""
     keep_heap_small()
-    agent = Agent(config, log, reread, runtime)
+    with collector_paused():
+        agent = Agent(config, log, reread, runtime)
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:

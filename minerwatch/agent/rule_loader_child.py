@@ -8,12 +8,14 @@ returns the book as it is now.
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import sys
 from contextlib import suppress
 
 from minerwatch.detection.sigma import rulebook
+from minerwatch.garbage import leave_to_the_kernel
 from minerwatch.node import confined
 
 _RELOAD_NICE = 15
@@ -23,6 +25,8 @@ _RELOAD_NICE = 15
 def main() -> None:
     """Answer one question."""
     _bound_itself()
+    gc.disable()  # what it finds is freed at the exit; looking for it takes an eighth of the time
+    leave_to_the_kernel()
     folders, private, previous = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the agent
     if previous is None:
         book = rulebook.load(folders, private)

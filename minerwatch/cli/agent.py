@@ -10,6 +10,7 @@ import click
 from minerwatch.cli.extra import agent_modules_for
 from minerwatch.cli.options import agent_configuration, agent_options
 from minerwatch.config.schema import Config
+from minerwatch.garbage import collector_paused
 
 
 @click.command()
@@ -43,7 +44,7 @@ def agent(log_format: str, **options: Any) -> None:
     Exit status: 0 stopped by a signal; 1 the node cannot be read, or an address or socket is taken;
     2 a fault in the configuration or wrong usage: every fault is on a line of standard error.
     """
-    with agent_modules_for("minerwatch agent"):
+    with agent_modules_for("minerwatch agent"), collector_paused():
         from minerwatch.agent.daemon import run
         from minerwatch.report.log import logger
 

@@ -12,6 +12,7 @@ import click
 from minerwatch import __version__
 from minerwatch.cli.extra import agent_modules_for
 from minerwatch.errors import ConfigError, ConfigFileError, MinerwatchError, MissingExtraError
+from minerwatch.garbage import collector_paused, leave_to_the_kernel
 
 _COMMANDS = {
     "agent": "watch this node: score its containers, serve metrics",
@@ -66,7 +67,7 @@ class _LazyGroup(click.Group):
             return None
         module = "in_pod" if cmd_name in _IN_PODS else cmd_name
         try:
-            with agent_modules_for(f"minerwatch {cmd_name}"):
+            with agent_modules_for(f"minerwatch {cmd_name}"), collector_paused():
                 imported = import_module(f"minerwatch.cli.{module}")
         except MissingExtraError:
             if ctx.resilient_parsing:  # a shell that completes
@@ -139,6 +140,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the program: entry point of ``minerwatch`` and ``kubectl-minerwatch``."""
+    leave_to_the_kernel()
     called = Path(sys.argv[0]).name
     name = "kubectl minerwatch" if called.startswith("kubectl") else "minerwatch"
     cli(prog_name=name)
