@@ -19,7 +19,7 @@ from minerwatch.agent.daemon import Agent, Runtime
 from minerwatch.agent.heap import HeapKeeper, keep_heap_small
 from minerwatch.agent.monitor import now_s
 from minerwatch.agent.scheduling import Readable, Wake
-from minerwatch.config.schema import load
+from minerwatch.config.reader import load
 from minerwatch.report.log import logger
 
 _LEAST_S = 0.001

@@ -20,7 +20,8 @@ from generate.names import ROOT
 from generate.settings import Setting, settings, written
 from generate.values_schema import SCHEMA, schema
 from minerwatch.cli.main import cli
-from minerwatch.config.schema import Config, parse
+from minerwatch.config.reader import parse
+from minerwatch.config.schema import Config
 from minerwatch.config.values import Duration, duration_s
 
 _RENEW = "run: make generate"

@@ -39,7 +39,8 @@ from pathlib import Path
 
 import pytest
 
-from minerwatch.api.snapshot import container_status, decode, encode
+from minerwatch.api.snapshot import decode, encode
+from minerwatch.api.statuses import container_status
 from minerwatch.config.schema import Config
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.model import Level, Observation, ProcessId

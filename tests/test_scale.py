@@ -18,7 +18,8 @@ from benchmarks.scale import (
     restart_row,
     with_paper,
 )
-from minerwatch.config.schema import CullBudget, parse
+from minerwatch.config.reader import parse
+from minerwatch.config.schema import CullBudget
 from tests.deploy.chart import check_as_the_api_server
 
 WEAK = Traits(seats=3, queue_places=10, queue_s=5.0, list_seats=2)

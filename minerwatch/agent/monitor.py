@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from minerwatch.agent.tick import Sources, Watch
 from minerwatch.agent.tracked import is_idle_sandbox
-from minerwatch.api.snapshot import container_status, worst_first
+from minerwatch.api.statuses import container_status, worst_first
 from minerwatch.api.types import ContainerStatus, CullStatus
 from minerwatch.config.schema import Config
 from minerwatch.detection.judge import DEFAULT_MAX_GAP_S, MAX_GAP_TICKS, Judge

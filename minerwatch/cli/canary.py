@@ -12,7 +12,7 @@ import click
 from minerwatch.api.client import answer
 from minerwatch.cli.options import config_option, parsed_by, socket_option
 from minerwatch.cli.web_client import check_address, fetched
-from minerwatch.config.schema import load
+from minerwatch.config.reader import load
 from minerwatch.config.values import duration_s
 from minerwatch.errors import SnapshotError
 from minerwatch.node.canary import WORD, Canary

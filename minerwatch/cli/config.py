@@ -22,7 +22,8 @@ from minerwatch.cli.options import (
     environment_variable,
     output_option,
 )
-from minerwatch.config.schema import Checks, Config, checked
+from minerwatch.config.reader import Checks, checked
+from minerwatch.config.schema import Config
 from minerwatch.config.values import Duration, duration_text
 from minerwatch.errors import ConfigError
 from minerwatch.untrusted_text.display import printable

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -172,12 +171,11 @@ class ClusterSource:
             ports=self._ports,
         )
 
-    def survey(self, *, all_processes: bool = False) -> tuple[Sequence[ContainerStatus], Coverage]:
+    def survey(self) -> tuple[Sequence[ContainerStatus], Coverage]:
         """Return the agents' containers, and which agents did not answer. Raises ClusterError.
 
         Each container has its busiest processes: all of a cluster's are too many.
         """
-        del all_processes
         agents = self.agents()
         with _progress(len(agents.pods)) as advance:
             survey = self._fleet.survey(agents, on_answer=advance)
@@ -270,6 +268,8 @@ class ClusterSource:
 
     def ordered_everywhere(self, path: str, order: bytes) -> Iterator[tuple[str, bytes | str]]:
         """Each node with what its agent answers to an order, or in text why it does not."""
+        from concurrent.futures import ThreadPoolExecutor
+
         agents = self.agents().pods
 
         def answer(agent: AgentPod) -> bytes | str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from minerwatch.api.types import AgentStatus, ContainerStatus, ProcessStatus
 from minerwatch.cli.extra import agent_modules_for
 from minerwatch.config.schema import Config
 from minerwatch.errors import SnapshotError
-from minerwatch.node.process_details import process_details
 from minerwatch.view.agent_summary import trouble_lines
 from minerwatch.view.selection import filtered, found
 
@@ -38,10 +36,13 @@ class Source:
         """The socket."""
         return self.socket_path or self.config.socket_path
 
-    def statuses(self, *, all_processes: bool, unmasked: bool = False) -> Sequence[ContainerStatus]:
-        """The node's containers, worst first. Raises SnapshotError or NodeError.
+    def read(
+        self, *, all_processes: bool, unmasked: bool = False
+    ) -> tuple[Sequence[ContainerStatus], AgentStatus | None]:
+        """Return the node's containers, worst first, and the agent's state; None: no agent, or old.
 
-        ``unmasked``: with all processes, and with the secrets that command lines hold.
+        ``unmasked``: with all processes, and with the secrets that command lines hold. Raises
+        SnapshotError or NodeError.
         """
         route = "/snapshot/full" if all_processes else "/snapshot"
         if not self.is_local:
@@ -52,29 +53,28 @@ class Source:
                     raise
                 click.echo(f"{error}: sampling this node for {SAMPLE_S:g} s", err=True)
             else:
-                self._report_troubles()
-                return statuses
-        return _sampled(self.config, all_processes=all_processes, unmasked=unmasked)
+                return statuses, self._report_troubles()
+        return _sampled(self.config, all_processes=all_processes, unmasked=unmasked), None
 
     def agent_status(self) -> AgentStatus:
         """Return the agent's own state. Raises SnapshotError."""
         return decode_agent(answer(self.path, "/status"))
 
-    def _report_troubles(self) -> None:
-        """Name what the agent cannot do now, on standard error; an older one does not say."""
-        with suppress(SnapshotError):
-            for line in trouble_lines([self.agent_status()]):
-                click.echo(f"minerwatch: {line}", err=True)
-
-    def survey(self, *, all_processes: bool = False) -> tuple[Sequence[ContainerStatus], None]:
-        """Return the node's containers, worst first. Raises SnapshotError or NodeError."""
-        return self.statuses(all_processes=all_processes), None
+    def _report_troubles(self) -> AgentStatus | None:
+        """Return the agent's state; name what it cannot do now, on standard error."""
+        try:
+            status = self.agent_status()
+        except SnapshotError:  # an older agent
+            return None
+        for line in trouble_lines([status]):
+            click.echo(f"minerwatch: {line}", err=True)
+        return status
 
     def found(
         self, target: str, *, unmasked: bool = False
     ) -> tuple[ContainerStatus, Sequence[ContainerStatus]]:
         """Return the container that ``target`` names, and all. Raises TargetError as well."""
-        statuses = self.statuses(all_processes=True, unmasked=unmasked)
+        statuses, _ = self.read(all_processes=True, unmasked=unmasked)
         return found(filtered(statuses, namespace=self.namespace), target), statuses
 
     def ordered(self, _node: str, path: str, order: bytes) -> bytes:
@@ -147,5 +147,7 @@ def with_details(status: ContainerStatus, *, only_busy: bool = False) -> Contain
 
 
 def _detailed(process: ProcessStatus) -> ProcessStatus:
+    from minerwatch.node.process_details import process_details
+
     found = process_details(process.pid, process.comm)
     return process if found is None else replace(process, **asdict(found))

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
 from click.core import ParameterSource
 
-from minerwatch.config.schema import Checks, Config, default_socket, load
+from minerwatch.config.schema import Config, default_socket
 from minerwatch.config.values import DEFAULT_LISTEN, duration_s, duration_text, host_and_port
 from minerwatch.errors import ConfigError
+
+if TYPE_CHECKING:
+    from minerwatch.config.reader import Checks
 
 _Value = TypeVar("_Value")
 
@@ -207,7 +210,11 @@ FILE_CHECKS: Checks = {
 
 def configuration(config_path: Path | None, rule_folders: tuple[Path, ...], **given: Any) -> Config:
     """The file's settings, overruled by the options that were given (None: it was not)."""
-    config = load(config_path, FILE_CHECKS)
+    config = Config()
+    if config_path is not None:
+        from minerwatch.config.reader import load
+
+        config = load(config_path, FILE_CHECKS)
     overruled = {key: value for key, value in given.items() if value is not None}
     folders = (*config.rules, *(str(folder) for folder in rule_folders))
     return msgspec.structs.replace(config, rules=folders, **overruled)

@@ -8,22 +8,29 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import click
 
 from minerwatch.api.snapshot import encode
 from minerwatch.api.types import ContainerStatus
-from minerwatch.cli.fleet_source import Connect, report_missing, source_options
+from minerwatch.cli.fleet_source import AnySource, Connect, report_missing, source_options
 from minerwatch.cli.local_source import Source
 from minerwatch.cli.top_screen.terminal import Terminal, environment_at_start, terminal_of
 from minerwatch.model import MachineTotals
-from minerwatch.node.process_details import machine_totals
 from minerwatch.view.campaigns import campaigns
 from minerwatch.view.overview import Coverage, head, overview
-from minerwatch.view.screen.containers import Kind, View
-from minerwatch.view.screen.process_list import encode_processes, limits, process_table
-from minerwatch.view.screen.processes import PROCESS_SORTS, process_rows
-from minerwatch.view.selection import SORT_KEYS, busy, filtered, sorted_by, unknown_namespace
+from minerwatch.view.selection import (
+    PROCESS_SORTS,
+    SORT_KEYS,
+    busy,
+    filtered,
+    sorted_by,
+    unknown_namespace,
+)
+
+if TYPE_CHECKING:
+    from minerwatch.view.screen.containers import View
 
 _SORTS = tuple(dict.fromkeys((*SORT_KEYS, *PROCESS_SORTS)))
 
@@ -118,23 +125,16 @@ def top(
         )
     source = connect()
     if is_screen:
-        from minerwatch.cli.top_screen import opening
-        from minerwatch.cli.top_screen.proposal import ByHand
-        from minerwatch.cli.top_screen.sources import ClusterWatched, NodeWatched
-
-        watched = NodeWatched(source) if isinstance(source, Source) else ClusterWatched(source)
-        proposer = ByHand(watched.ordered)
-        kind = Kind.PROCESSES if processes else Kind.CONTAINERS
-        view = View(sort, False, text, source.namespace, show_all, kind=kind)
-        opening.show(watched, view, terminal, proposer)
+        view = _view(sort, text, source.namespace, processes=processes, show_all=show_all)
+        _open_screen(source, view, terminal)
         return
-    known, coverage = source.survey(all_processes=processes)
+    known, coverage, machine = _read(source, all_processes=processes)
     every = filtered(known, namespace=source.namespace)
     if coverage is None and (unknown := unknown_namespace(known, source.namespace)):
         click.echo(f"minerwatch: {unknown}", err=True)
     if processes:
-        view = View(sort, False, text, source.namespace, show_all, kind=Kind.PROCESSES)
-        _print_processes(every, view, coverage, output)
+        view = _view(sort, text, source.namespace, processes=True, show_all=show_all)
+        _print_processes(every, view, coverage, machine, output)
         sys.exit(0 if coverage is None or coverage.is_complete else 1)
     chosen = sorted_by(filtered(every, text), sort)
     if output == "json":
@@ -142,8 +142,42 @@ def top(
         report_missing(coverage)
     else:
         is_all = show_all or text or source.namespace
-        _print(chosen if is_all else busy(chosen), every, coverage)
+        _print(chosen if is_all else busy(chosen), every, coverage, machine)
     sys.exit(0 if coverage is None or coverage.is_complete else 1)
+
+
+# ``top --once`` runs in pods that are short of CPU, where its imports take most of the time: what
+# only the screen or the list of processes needs is imported there.
+
+
+def _view(sort: str, text: str, namespace: str, *, processes: bool, show_all: bool) -> View:
+    from minerwatch.view.screen.containers import Kind, View
+
+    kind = Kind.PROCESSES if processes else Kind.CONTAINERS
+    return View(sort, False, text, namespace, show_all, kind=kind)
+
+
+def _open_screen(source: AnySource, view: View, terminal: Terminal) -> None:
+    from minerwatch.cli.top_screen import opening
+    from minerwatch.cli.top_screen.proposal import ByHand
+    from minerwatch.cli.top_screen.sources import ClusterWatched, NodeWatched
+
+    watched = NodeWatched(source) if isinstance(source, Source) else ClusterWatched(source)
+    opening.show(watched, view, terminal, ByHand(watched.ordered))
+
+
+def _read(
+    source: AnySource, *, all_processes: bool
+) -> tuple[Sequence[ContainerStatus], Coverage | None, MachineTotals | None]:
+    """Return containers, and of a cluster its coverage, of this node the machine's totals."""
+    if not isinstance(source, Source):
+        return *source.survey(), None
+    statuses, agent = source.read(all_processes=all_processes)
+    if agent is not None and agent.machine is not None:
+        return statuses, None, agent.machine
+    from minerwatch.node.process_details import machine_totals
+
+    return statuses, None, machine_totals()
 
 
 def _is_screen(terminal: Terminal) -> bool:
@@ -158,8 +192,15 @@ def _is_screen(terminal: Terminal) -> bool:
 
 
 def _print_processes(
-    every: Sequence[ContainerStatus], view: View, coverage: Coverage | None, output: str
+    every: Sequence[ContainerStatus],
+    view: View,
+    coverage: Coverage | None,
+    machine: MachineTotals | None,
+    output: str,
 ) -> None:
+    from minerwatch.view.screen.process_list import encode_processes, limits, process_table
+    from minerwatch.view.screen.processes import process_rows
+
     if output == "json":
         click.echo(encode_processes(process_rows(every, replace(view, is_folded=False))))
         report_missing(coverage)
@@ -167,7 +208,7 @@ def _print_processes(
     rows = process_rows(every, view)
     width, colour = _width_and_colour()
     text = head(
-        every, (), shown=len(every), coverage=coverage, machine=_machine(coverage), width=width,
+        every, (), shown=len(every), coverage=coverage, machine=machine, width=width,
         colour=colour,
     )  # fmt: skip
     text += process_table(rows, now=datetime.now(UTC), width=width, colour=colour)
@@ -180,6 +221,7 @@ def _print(
     shown: Sequence[ContainerStatus],
     every: Sequence[ContainerStatus],
     coverage: Coverage | None,
+    machine: MachineTotals | None,
 ) -> None:
     width, colour = _width_and_colour()
     text = overview(
@@ -187,16 +229,12 @@ def _print(
         every,
         campaigns(every),
         coverage=coverage,
-        machine=_machine(coverage),
+        machine=machine,
         now=datetime.now(UTC),
         width=width,
         colour=colour,
     )
     click.echo(text, nl=False)
-
-
-def _machine(coverage: Coverage | None) -> MachineTotals | None:
-    return machine_totals() if coverage is None else None
 
 
 def _width_and_colour() -> tuple[int | None, bool]:

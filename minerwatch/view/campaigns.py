@@ -7,19 +7,16 @@ explains most of the rest: the fewest sentences that say what is going on.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import chain
 from typing import NamedTuple
-
-import re2
 
 from minerwatch.api.types import ContainerStatus
 from minerwatch.model import Abuse, Level, OwnerKind, Signal
 from minerwatch.untrusted_text.display import printable
-from minerwatch.untrusted_text.redaction import redacted
 from minerwatch.view.selection import pod_key
 
 LEAST_PODS = 2
@@ -27,10 +24,9 @@ _MAX_CAMPAIGNS = 100
 _MAX_SEARCHED = 16_384  # characters of one text
 _MAX_TEXTS = 64  # of one container
 _MAX_VALUES = 8  # of one kind, of one container
-_MAX_VALUE_LENGTH = 253
 _SHOWN_LENGTH = 64
+_FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 _WALLET_ENDS = 8  # characters of a wallet that distinguish it
-_NOWHERE = frozenset({"localhost", "127.0.0.1", "0.0.0.0", "::1"})  # noqa: S104 - compared only
 
 
 class Kind(StrEnum):
@@ -135,18 +131,20 @@ def traits(status: ContainerStatus) -> frozenset[Trait]:
     The command lines of processes with findings are searched, too: a finding's evidence is the
     part around what matched.
     """
+    from minerwatch.view.mining_names import pools, wallets  # only where something is flagged
+
     is_mining = status.abuse in ("", Abuse.MINING)  # the target of a scan is no pool
     searched = _texts(status) if is_mining else ()
     texts = [text[:_MAX_SEARCHED] for text in searched][:_MAX_TEXTS]
     hosts = _pool_hosts(status) if is_mining else ()
-    wallets = dict.fromkeys(wallet for text in texts for wallet in _wallets(text))
-    pools = dict.fromkeys([*hosts, *(pool for t in texts for pool in _pools(t))])
+    own_wallets = dict.fromkeys(wallet for text in texts for wallet in wallets(text))
+    own_pools = dict.fromkeys([*hosts, *(pool for text in texts for pool in pools(text))])
     values: dict[Kind, list[str]] = {
         **_owner_values(status),
         Kind.OWNER: [status.owner],
         Kind.IMAGE: [status.image],
-        Kind.WALLET: list(wallets)[:_MAX_VALUES],
-        Kind.POOL: list(pools)[:_MAX_VALUES],
+        Kind.WALLET: list(own_wallets)[:_MAX_VALUES],
+        Kind.POOL: list(own_pools)[:_MAX_VALUES],
         Kind.CODE: _code_pages(status),
     }
     return frozenset(Trait(kind, value) for kind, each in values.items() for value in each if value)
@@ -167,6 +165,8 @@ _OWNER_KINDS: Mapping[str, Kind] = {
 
 def _owner_values(status: ContainerStatus) -> dict[Kind, list[str]]:
     """Return the names other than the owner's, by kind; a claimed one is marked."""
+    from minerwatch.untrusted_text.redaction import redacted
+
     found: dict[Kind, list[str]] = {}
     for each in status.owners:
         kind = _OWNER_KINDS.get(each.kind)
@@ -224,37 +224,6 @@ def _code_pages(status: ContainerStatus) -> list[str]:
     return [*dict.fromkeys(page for page in pages if _FINGERPRINT.fullmatch(page))][:_MAX_VALUES]
 
 
-# Wallets and pools. RE2 takes time in proportion to the text, whatever the text.
-
-_BASE58 = "[1-9A-HJ-NP-Za-km-z]"
-_BECH32 = "[02-9ac-hj-np-z]"
-_WALLET = re2.compile(
-    r"(?:^|[^\w])("
-    rf"4{_BASE58}{{105}}|[48]{_BASE58}{{94}}"  # Monero; the longer one has a payment's id in it
-    rf"|ZEPH{_BASE58}{{90,110}}"
-    rf"|(?:bc1|ltc1)[qp]{_BECH32}{{38,58}}"
-    rf"|(?:kaspa|spectre|karlsen|nexa|pyrin|astrix):[qp]{_BECH32}{{55,64}}"
-    rf"|dero1{_BECH32}{{55,70}}|xel:{_BECH32}{{55,65}}"
-    r"|0x[0-9a-fA-F]{40}"
-    r")(?:[^\w]|$)"
-)
-_FINGERPRINT = re2.compile(r"[0-9a-f]{32}")
-_LOGIN_WALLET = re2.compile(  # too short to be recognised anywhere else
-    r"(?:^|\s)(?:-u|-O|-w|-wal|-wallet|-ewal|-user|--user|--userpass|--username|--wallet"
-    r"|--wallet-address|--proxywallet)(?:=|\s+)['\"]?(?:[A-Z][A-Z0-9]{1,6}:)?("
-    rf"[13]{_BASE58}{{25,33}}|t[13]{_BASE58}{{33}}|[RTDLMX]{_BASE58}{{32,33}}|9{_BASE58}{{50}}"
-    r")(?:[^\w]|$)"
-)
-_POOL_URL = re2.compile(
-    r"(?i)\b(?:stratum[12]?|ethproxy|ethstratum|nicehash|daemon)(?:\+[\w+]{1,20})?://"
-    r"(?:[^\s/@]{1,256}@)?([\w.-]{1,253}|\[[0-9a-f:.]{2,45}\])"
-)
-_POOL_OPTION = re2.compile(
-    r"(?:^|\s)(?:-o|--url|--pool|-pool|--pool1|-epool|--server|--daemon-address)(?:=|\s+)['\"]?"
-    r"(?:[a-zA-Z][\w+]{1,30}://)?(?:[^\s/@]{1,256}@)?([\w.-]{1,253}):[0-9]{2,5}\b"
-)
-
-
 def _texts(status: ContainerStatus) -> Iterator[str]:
     flagged = {finding.pid for finding in status.findings}
     for finding in status.findings:
@@ -264,29 +233,15 @@ def _texts(status: ContainerStatus) -> Iterator[str]:
             yield process.command_line
 
 
-def _wallets(text: str) -> Iterator[str]:
-    for match in chain(_WALLET.finditer(text), _LOGIN_WALLET.finditer(text)):
-        yield match[1].lower() if match[1].startswith("0x") else match[1]
-
-
-def _pools(text: str) -> Iterator[str]:
-    for match in chain(_POOL_URL.finditer(text), _POOL_OPTION.finditer(text)):
-        yield from _host(match[1])
-
-
 def _pool_hosts(status: ContainerStatus) -> Iterator[str]:
+    from minerwatch.view.mining_names import host
+
     for finding in status.findings:
         if finding.signal == Signal.NETWORK.value:
             for field in ("DestinationHostname", "DestinationIp"):
                 if field in finding.evidence:
-                    yield from _host(str(finding.evidence[field]))
+                    yield from host(str(finding.evidence[field]))
                     break
-
-
-def _host(text: str) -> Iterator[str]:
-    host = text.strip("[].").lower()[:_MAX_VALUE_LENGTH]
-    if host and host not in _NOWHERE:
-        yield host
 
 
 def _shown(trait: Trait) -> str:

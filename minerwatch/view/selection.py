@@ -26,6 +26,8 @@ _RANKS: dict[str, Callable[[ContainerStatus], float | str | tuple[bool, float]]]
     "node": lambda status: status.node.lower(),
 }
 SORT_KEYS = tuple(_RANKS)
+PROCESS_SORTS = ("cpu", "time", "memory", "threads", "gpu", "pid", "name", "owner", "node")
+"""Keys that order processes (``screen.processes``); the first by default."""
 _MAY_LACK = {"age": "started", "owner": "owner", "image": "image", "node": "node"}
 """Sort keys, and the fields that are empty in containers without such a value."""
 

@@ -10,7 +10,8 @@ import yaml
 from click.testing import CliRunner, Result
 
 from minerwatch.cli.main import cli
-from minerwatch.config.schema import Config, load
+from minerwatch.config.reader import load
+from minerwatch.config.schema import Config
 
 
 def run(*arguments: str, **environment: str) -> Result:

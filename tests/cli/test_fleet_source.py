@@ -23,6 +23,7 @@ from minerwatch.cli.main import cli
 from minerwatch.config.schema import Config
 from minerwatch.errors import ClusterError
 from minerwatch.kube.fleet import FULL_SNAPSHOT, UNMASKED_SNAPSHOT
+from minerwatch.model import MachineTotals
 from minerwatch.report.http_server import Answer
 from minerwatch.report.socket_listener import SocketListener
 from tests.kube.api_server import Answering, ApiServer, put_daemon_set
@@ -33,7 +34,10 @@ from tests.report.samples import MINER, NODE, SIMULATION, process
 Golden = Callable[[str, str], None]
 
 CLUSTER = Path(__file__).parent.parent / "fixtures" / "clusters" / "three-nodes"
-AGENT = AgentStatus("node-7", "1.2.3", rules={"stable": 3, "test": 2}, culling="off")
+MACHINE = MachineTotals(48, 3.5, 384 << 30, 96 << 30)
+AGENT = AgentStatus(
+    "node-7", "1.2.3", rules={"stable": 3, "test": 2}, culling="off", machine=MACHINE
+)
 ALICE = "binder/jupyter-example-2dmallory-2dnotebooks-2d0011"
 
 
@@ -164,6 +168,11 @@ def test_without_the_right_to_read_namespaces_none_is_refused(
 ) -> None:
     api.misbehave(Answering(403, "namespaces is forbidden"), times=1)
     assert run("top", "--once", "-n", "elsewhere").stdout.startswith("context lab · namespace els")
+
+
+def test_the_machine_is_as_its_agent_says(agent_socket: Path, run: Callable[..., Result]) -> None:
+    shown = run("top", "--once", "--socket", str(agent_socket)).stdout
+    assert f"of {MACHINE.cores} cores" in " ".join(shown.split())
 
 
 def test_a_namespace_without_pods_on_this_node_is_said(
@@ -344,17 +353,32 @@ def test_snapshot_is_not_for_people(run: Callable[..., Result]) -> None:
     assert "snapshot" not in run("--help").stdout
 
 
-def test_snapshot_imports_nothing_heavy(agent_socket: Path) -> None:
+_HEAVY = frozenset({"kubernetes", "sigma", "yaml", "psutil", "ahocorasick", "concurrent.futures"})
+_SCREEN = frozenset({"textual", "minerwatch.view.screen", "minerwatch.detection.matching"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "others"),
+    [
+        (["snapshot"], {"msgspec", "rich", "re2", "minerwatch.model", "minerwatch.config"}),
+        (["top", "--once"], {"minerwatch.detection"}),
+        (["status"], {"minerwatch.detection", "re2"}),
+        (["explain", MINER.container_id], set()),
+    ],
+    ids=["snapshot", "top", "status", "explain"],
+)
+def test_commands_on_a_node_import_little(
+    arguments: list[str], others: set[str], agent_socket: Path
+) -> None:
     script = (
         "import sys; from minerwatch.cli.main import cli\n"
-        f"try: cli(['snapshot', '--socket', {str(agent_socket)!r}])\n"
-        "except SystemExit: pass\n"
-        "heavy = {'msgspec', 'rich', 'yaml', 'kubernetes', 'sigma', 're2'}\n"
-        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+        f"try: cli([*{arguments!r}, '--socket', {str(agent_socket)!r}])\n"
+        "except SystemExit as error: assert not error.code, error\n"
+        f"heavy = {sorted(_HEAVY | _SCREEN | others)!r}\n"
+        "sys.exit(', '.join(each for each in heavy if each in sys.modules) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
-    assert done.stderr == b""
-    assert done.returncode == 0
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 # status

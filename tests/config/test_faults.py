@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minerwatch.config.schema import Config, checked, load
+from minerwatch.config.reader import checked, load
+from minerwatch.config.schema import Config
 from minerwatch.config.values import Duration, duration_s, duration_text
 from minerwatch.errors import ConfigError, ConfigFileError
 from tests.examples import examples

@@ -9,7 +9,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.config.schema import BUILT_IN_RULES, Config, Culling, default_socket, load, parse
+from minerwatch.config.reader import load, parse
+from minerwatch.config.schema import BUILT_IN_RULES, Config, Culling, default_socket
 from minerwatch.config.values import (
     DRY_RUN,
     ENFORCE,

@@ -17,7 +17,8 @@ from generate.manifests import CHART, MANIFESTS, manifests
 from generate.names import names
 from minerwatch.api.port import REPORT_PATH
 from minerwatch.cli.main import cli
-from minerwatch.config.schema import Config, parse
+from minerwatch.config.reader import parse
+from minerwatch.config.schema import Config
 from minerwatch.kube.fleet import DEFAULT_SELECTOR
 from minerwatch.node.children import yara_scanner
 from tests.deploy.chart import (

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from minerwatch.config.schema import parse
+from minerwatch.config.reader import parse
 from minerwatch.kube.cluster_view import ClusterNode
 from minerwatch.model import Container, ContainerKey, Observation, Verdict
 from tests.kube.any_cluster import EVENTS

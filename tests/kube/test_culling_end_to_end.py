@@ -381,7 +381,7 @@ from importlib.util import find_spec
 from pathlib import Path
 import msgspec
 from minerwatch.agent.daemon import Agent
-from minerwatch.config.schema import load
+from minerwatch.config.reader import load
 from minerwatch.report.log import logger
 
 config = load(Path(sys.argv[1]))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from minerwatch.api.snapshot import container_status
+from minerwatch.api.statuses import container_status
 from minerwatch.model import Container, ContainerKind, Level, Observation, Verdict
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.host_view import HostView

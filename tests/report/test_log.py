@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.api.snapshot import container_status
+from minerwatch.api.statuses import container_status
 from minerwatch.api.types import ContainerStatus
 from minerwatch.model import Evidence
 from minerwatch.report.log import Log, Once, logger, verdict_line

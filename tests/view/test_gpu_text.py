@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from minerwatch.api.snapshot import container_status, decode, encode
+from minerwatch.api.snapshot import decode, encode
+from minerwatch.api.statuses import container_status
 from minerwatch.api.types import ContainerStatus, GpuStatus
 from minerwatch.model import Facts
 from minerwatch.view.columns import gpus

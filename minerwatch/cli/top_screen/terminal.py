@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.cells import cell_len
-
 _CANNOT_MOVE = frozenset({"", "dumb", "unknown"})
 """Values of TERM for which no cursor can be moved."""
 
@@ -89,4 +87,6 @@ def to_ascii(text: str) -> str:
 def _likeness(character: str) -> str:
     if character.isascii():
         return character
+    from rich.cells import cell_len
+
     return _ASCII.get(character) or "?" * cell_len(character)

@@ -19,13 +19,12 @@ from minerwatch.view.screen.look import Look
 from minerwatch.view.screen.nodes import NODE_SORTS, NodeRow, node_columns, node_lines, node_rows
 from minerwatch.view.screen.page import Subject
 from minerwatch.view.screen.processes import (
-    PROCESS_SORTS,
     ProcessRow,
     process_columns,
     process_lines,
     process_rows,
 )
-from minerwatch.view.selection import filtered
+from minerwatch.view.selection import PROCESS_SORTS, filtered
 
 AnyRow = Row | ProcessRow | NodeRow
 

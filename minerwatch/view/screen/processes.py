@@ -19,7 +19,7 @@ from minerwatch.view.screen.columns import named
 from minerwatch.view.screen.containers import View
 from minerwatch.view.screen.history import Key, key_of
 from minerwatch.view.screen.layout import Column, Scene
-from minerwatch.view.selection import IDLE_CORES, place
+from minerwatch.view.selection import IDLE_CORES, PROCESS_SORTS, place
 
 _COMMAND_LENGTH = 600  # characters of one command line; findings show what rules saw of it
 _MAX_PIDS = 8
@@ -219,6 +219,3 @@ _TEXTS: dict[str, Callable[[ProcessRow], str]] = {
     "owner": lambda row: row.status.owner,
     "node": lambda row: row.status.node,
 }
-
-PROCESS_SORTS = (*_FIGURES, *_TEXTS)
-"""Keys that order processes; the first by default."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import yara_x
 
-from minerwatch.api.snapshot import container_status, decode, encode
+from minerwatch.api.snapshot import decode, encode
+from minerwatch.api.statuses import container_status
 from minerwatch.cli.top_screen.terminal import environment_at_start, terminal_of
 from minerwatch.config.schema import BUILT_IN_RULES, CullBudget
 from minerwatch.culling.file_budget import FileBudget

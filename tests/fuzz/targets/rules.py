@@ -14,7 +14,8 @@ from minerwatch.authoring import recordings
 from minerwatch.authoring.lint import lint
 from minerwatch.authoring.rule_tests import failed_tests
 from minerwatch.config.hours import hours
-from minerwatch.config.schema import Config, load
+from minerwatch.config.reader import load
+from minerwatch.config.schema import Config
 from minerwatch.config.selectors import selector
 from minerwatch.config.values import Duration, duration_s, host_and_port, mode, pod_label
 from minerwatch.detection.matching.matcher import Matcher
