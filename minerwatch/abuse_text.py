@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from minerwatch.model import Abuse
+from minerwatch.kinds import Abuse
 
 
 class AbuseText(NamedTuple):

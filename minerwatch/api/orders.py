@@ -18,7 +18,7 @@ from minerwatch.api.types import (
     ReleaseAnswer,
 )
 from minerwatch.errors import NOT_JSON, OrderError
-from minerwatch.model import Action, BanKind, OwnerKind
+from minerwatch.kinds import Action, BanKind, OwnerKind
 
 CULL, PREVIEW, RELEASE, TOLD = "/cull", "/cull/preview", "/release", "/culled"
 RELEASE_ALL = "/release/all"

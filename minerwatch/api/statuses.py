@@ -19,16 +19,8 @@ from minerwatch.detection.judge import (
     signal_scores,
 )
 from minerwatch.format import rfc3339
-from minerwatch.model import (
-    ContainerKind,
-    Facts,
-    Finding,
-    Identity,
-    Observation,
-    Pod,
-    ProcessLoad,
-    public_finding,
-)
+from minerwatch.kinds import ContainerKind
+from minerwatch.model import Facts, Finding, Identity, Observation, Pod, ProcessLoad, public_finding
 from minerwatch.untrusted_text.display import masked_command_line, shortened
 from minerwatch.untrusted_text.redaction import redacted
 

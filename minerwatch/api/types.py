@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from minerwatch.model import MachineTotals
+from minerwatch.kinds import MachineTotals
 
 
 @dataclass(frozen=True, slots=True)

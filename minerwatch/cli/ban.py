@@ -14,7 +14,7 @@ from minerwatch.cli.fleet_source import AnySource, ClusterSource, Connect, sourc
 from minerwatch.cli.options import output_option, parsed_by
 from minerwatch.config.values import duration_s
 from minerwatch.errors import OrderError
-from minerwatch.model import BanKind, OwnerKind
+from minerwatch.kinds import BanKind, OwnerKind
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.ban_text import FORMATS, ban_text, lift_text
 

@@ -13,7 +13,7 @@ from minerwatch.cli.fleet_source import AnySource, Connect, source_options
 from minerwatch.cli.options import output_option
 from minerwatch.culling.records import AuditLine
 from minerwatch.errors import NOT_JSON, OrderError
-from minerwatch.model import Action
+from minerwatch.kinds import Action
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.culling_text import cull_text, simulation_text
 

@@ -15,7 +15,7 @@ from minerwatch.api.types import Unanswered
 from minerwatch.cli.web_client import fetched
 from minerwatch.errors import NOT_JSON, SnapshotError
 from minerwatch.format import rfc3339
-from minerwatch.model import Level
+from minerwatch.kinds import Level
 from minerwatch.view.abuse_report import ActionCount, Delay, Measured, RuleCount
 
 _ANSWER_S = 120.0

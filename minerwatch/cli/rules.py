@@ -28,7 +28,7 @@ from minerwatch.detection.sigma.rulebook import RuleBook
 from minerwatch.detection.sigma.yaml_document import read_text
 from minerwatch.errors import RuleError
 from minerwatch.format import counted
-from minerwatch.model import Maturity, Signal
+from minerwatch.kinds import Maturity, Signal
 from minerwatch.node.yara_scan import compile_errors
 from minerwatch.untrusted_text.display import printable
 

@@ -17,7 +17,7 @@ from minerwatch.api.types import ContainerStatus
 from minerwatch.cli.fleet_source import AnySource, Connect, report_missing, source_options
 from minerwatch.cli.local_source import Source
 from minerwatch.cli.top_screen.terminal import Terminal, environment_at_start, terminal_of
-from minerwatch.model import MachineTotals
+from minerwatch.kinds import MachineTotals
 from minerwatch.view.campaigns import campaigns
 from minerwatch.view.overview import Coverage, head, overview
 from minerwatch.view.selection import (

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 
 from minerwatch.config.values import Duration
-from minerwatch.model import BanKind
+from minerwatch.kinds import BanKind
 
 _NAMESPACED = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 Count = Annotated[int, msgspec.Meta(ge=1)]

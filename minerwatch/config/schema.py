@@ -26,7 +26,7 @@ from minerwatch.config.values import (
     is_loopback,
 )
 from minerwatch.errors import ConfigError
-from minerwatch.model import Action, AnnouncedLevel, CullableAbuse, MessageFormat
+from minerwatch.kinds import Action, AnnouncedLevel, CullableAbuse, MessageFormat
 
 BUILT_IN_RULES = next(
     folder

@@ -16,7 +16,7 @@ import msgspec
 from minerwatch.api.history import Day, Gap, Incident, NodeHistory, Prices, weight
 from minerwatch.api.types import Unanswered
 from minerwatch.format import counted, duration, rfc3339
-from minerwatch.model import Level, Outcome
+from minerwatch.kinds import Level, Outcome
 from minerwatch.report.intervals import length_s, unix_s
 
 VERSION = 1

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from minerwatch.api.types import AgentStatus
 from minerwatch.config.values import DRY_RUN, ENFORCE, OFF
 from minerwatch.format import counted
-from minerwatch.model import MachineTotals
+from minerwatch.kinds import MachineTotals
 from minerwatch.untrusted_text.display import printable
 
 _MODES = {str(OFF): "observe", str(DRY_RUN): "dry-run", str(ENFORCE): "enforce"}

@@ -16,7 +16,7 @@ import yaml
 from minerwatch.api.types import BanAnswer, BanStatus, LiftAnswer
 from minerwatch.culling.ban_patterns import SETTINGS
 from minerwatch.format import counted
-from minerwatch.model import BanKind
+from minerwatch.kinds import BanKind
 from minerwatch.untrusted_text.display import printable
 from minerwatch.untrusted_text.redaction import redacted
 

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from minerwatch.api.types import ContainerStatus
-from minerwatch.model import Abuse, Level, OwnerKind, Signal
+from minerwatch.kinds import Abuse, Level, OwnerKind, Signal
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.selection import pod_key
 

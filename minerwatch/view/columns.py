@@ -8,7 +8,7 @@ from datetime import datetime
 
 from minerwatch.api.types import ContainerStatus
 from minerwatch.format import age, by_signal, percent
-from minerwatch.model import Level, Signal
+from minerwatch.kinds import Level, Signal
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.executed_code import one_word
 from minerwatch.view.lines import fitted

@@ -10,7 +10,7 @@ from datetime import datetime
 from minerwatch.api.types import CullAnswer, CullStatus, ReleaseAllAnswer, ReleaseAnswer
 from minerwatch.culling.records import AuditLine, DecisionLine
 from minerwatch.format import age, counted
-from minerwatch.model import Action, Outcome
+from minerwatch.kinds import Action, Outcome
 from minerwatch.untrusted_text.display import printable
 
 _NAME_CHARS = 253

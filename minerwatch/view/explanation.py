@@ -13,7 +13,8 @@ from minerwatch.abuse_text import text_of
 from minerwatch.api.types import ContainerStatus, FindingStatus, ProcessStatus
 from minerwatch.detection.planted_words import COMMAND_FIELDS
 from minerwatch.format import age, byte_size, counted, percent
-from minerwatch.model import Abuse, ContainerKind, FactValue, Level, Maturity, OwnerKind, Signal
+from minerwatch.kinds import Abuse, ContainerKind, Level, Maturity, OwnerKind, Signal
+from minerwatch.model import FactValue
 from minerwatch.untrusted_text.display import printable, shortened, shown_command_line
 from minerwatch.untrusted_text.redaction import redacted
 from minerwatch.view.campaigns import Campaign

@@ -17,7 +17,7 @@ from minerwatch.api.journal import (
     UsageLine,
     VerdictLine,
 )
-from minerwatch.model import Level
+from minerwatch.kinds import Level
 from minerwatch.report.intervals import MAX_HOLE_S, Interval, intervals, unix_s
 
 BUCKET_S = 900.0

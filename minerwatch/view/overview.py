@@ -10,7 +10,7 @@ from rich.text import Text
 
 from minerwatch.api.types import AgentStatus, ContainerStatus, Unanswered
 from minerwatch.format import counted
-from minerwatch.model import MachineTotals
+from minerwatch.kinds import MachineTotals
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.agent_summary import agents_line, machine_totals, trouble_lines
 from minerwatch.view.campaigns import Campaign

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from minerwatch.api.types import ContainerStatus, FindingStatus
 from minerwatch.detection.judge import noisy_or
 from minerwatch.format import counted
-from minerwatch.model import ContainerKind, Level, Maturity, Signal
+from minerwatch.kinds import ContainerKind, Level, Maturity, Signal
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.lines import Line
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from minerwatch.api.types import ContainerStatus
 from minerwatch.arguments import quoted
 from minerwatch.errors import TargetError
-from minerwatch.model import Level
+from minerwatch.kinds import Level
 from minerwatch.untrusted_text.display import printable
 
 _RANKS: dict[str, Callable[[ContainerStatus], float | str | tuple[bool, float]]] = {

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from minerwatch.api.types import ContainerStatus
 from minerwatch.format import age, byte_size, counted
-from minerwatch.model import Level, MachineTotals
+from minerwatch.kinds import Level, MachineTotals
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.columns import (
     LEVEL_STYLES,

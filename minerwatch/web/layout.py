@@ -10,7 +10,7 @@ from urllib.parse import quote
 from minerwatch.api.journal import container_key
 from minerwatch.api.types import AgentStatus, ContainerStatus
 from minerwatch.format import age
-from minerwatch.model import MachineTotals
+from minerwatch.kinds import MachineTotals
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.agent_summary import agents_line
 from minerwatch.view.journal_history import History

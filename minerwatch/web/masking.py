@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from minerwatch.api.types import ContainerStatus, FindingStatus, ProcessStatus
-from minerwatch.model import OwnerKind
+from minerwatch.kinds import OwnerKind
 from minerwatch.untrusted_text.redaction import redacted
 
 HIDDEN = "(hidden)"

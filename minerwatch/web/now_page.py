@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from minerwatch.api.types import ContainerStatus
 from minerwatch.format import age, counted
-from minerwatch.model import Level
+from minerwatch.kinds import Level
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.agent_summary import trouble_lines
 from minerwatch.view.columns import gpus, reasons

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from minerwatch.api.journal import ActionLine, AgentLine, VerdictLine
 from minerwatch.format import counted
-from minerwatch.model import Level
+from minerwatch.kinds import Level
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.journal_history import ContainerHistory, History
 from minerwatch.web.chart import cpu_chart

@@ -361,8 +361,8 @@ _SCREEN = frozenset({"textual", "minerwatch.view.screen", "minerwatch.detection.
     ("arguments", "others"),
     [
         (["snapshot"], {"msgspec", "rich", "re2", "minerwatch.model", "minerwatch.config"}),
-        (["top", "--once"], {"minerwatch.detection"}),
-        (["status"], {"minerwatch.detection", "re2"}),
+        (["top", "--once"], {"minerwatch.detection", "minerwatch.model"}),
+        (["status"], {"minerwatch.detection", "minerwatch.model", "re2"}),
         (["explain", MINER.container_id], set()),
     ],
     ids=["snapshot", "top", "status", "explain"],

@@ -13,7 +13,7 @@ from typing import Protocol
 from minerwatch.api import orders
 from minerwatch.api.types import AgentStatus, ContainerStatus
 from minerwatch.errors import MinerwatchError
-from minerwatch.model import Action
+from minerwatch.kinds import Action
 from minerwatch.view.agent_summary import mode
 from minerwatch.view.culling_text import cull_text, decision_lines
 from minerwatch.view.screen.page import Section

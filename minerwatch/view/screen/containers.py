@@ -8,7 +8,7 @@ from enum import Enum
 
 from minerwatch.api.types import ContainerStatus, GpuStatus
 from minerwatch.format import counted
-from minerwatch.model import Level
+from minerwatch.kinds import Level
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.campaigns import Campaign
 from minerwatch.view.screen.history import Key, key_of

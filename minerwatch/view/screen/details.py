@@ -10,7 +10,7 @@ from rich.text import Text
 
 from minerwatch.api.types import ContainerStatus
 from minerwatch.format import age
-from minerwatch.model import Level
+from minerwatch.kinds import Level
 from minerwatch.untrusted_text.display import printable, shown_command_line
 from minerwatch.view.columns import LEVEL_STYLES, NAME_LENGTH, reasons
 from minerwatch.view.screen.containers import Group, Row

@@ -10,7 +10,7 @@ from datetime import datetime
 from math import isnan, nan
 
 from minerwatch.api.types import ContainerStatus
-from minerwatch.model import Level
+from minerwatch.kinds import Level
 from minerwatch.view.selection import IDLE_CORES
 
 Key = tuple[str, ...]

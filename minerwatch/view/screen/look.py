@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from minerwatch.api.types import AgentStatus, ContainerStatus, NodeAnswer, NodeReport, Unanswered
-from minerwatch.model import MachineTotals
+from minerwatch.kinds import MachineTotals
 from minerwatch.view.overview import Coverage
 
 KEPT = timedelta(minutes=10)

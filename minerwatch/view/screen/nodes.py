@@ -10,7 +10,7 @@ from rich.text import Text
 
 from minerwatch.api.types import AgentStatus, Unanswered
 from minerwatch.format import age, counted, percent
-from minerwatch.model import Level, MachineTotals
+from minerwatch.kinds import Level, MachineTotals
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.agent_summary import mode, rule_count
 from minerwatch.view.columns import NOTHING
