@@ -26,10 +26,12 @@ import tempfile
 import termios
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
+
+from msgspec import structs
 
 from benchmarks.pods import kubeconfig
 from benchmarks.table import machine
@@ -125,7 +127,7 @@ def _status(node: str, number: int, place: int) -> ContainerStatus:
         {"CommandLine": command} if is_miner else {"ExeDeleted": True},
         {"CommandLine": "contains '--donate-level'"} if is_miner else {"ExeDeleted": "is true"},
     )
-    busy = replace(found, rule=found.rule[:-1] + "2", signal="behaviour", score=29.0)
+    busy = structs.replace(found, rule=found.rule[:-1] + "2", signal="behaviour", score=29.0)
     return ContainerStatus(
         node=node,
         namespace=f"team-{place % 12}",

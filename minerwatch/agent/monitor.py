@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from msgspec import structs
+
 from minerwatch.agent.tick import Sources, Watch
 from minerwatch.agent.tracked import is_idle_sandbox
 from minerwatch.api.statuses import container_status, worst_first
@@ -104,7 +106,7 @@ class MonitoredNode:
         """
         return list(
             worst_first(
-                replace(self.status(each, unmasked=unmasked), culling=culling(each))
+                structs.replace(self.status(each, unmasked=unmasked), culling=culling(each))
                 for each in self.watch.observations(max_processes)
                 if not self._is_sandbox(each)
             )

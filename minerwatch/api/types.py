@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-import msgspec
+from msgspec import Struct, field
 
 from minerwatch.kinds import MachineTotals
 
 
-@dataclass(frozen=True, slots=True)
-class FindingStatus:
+class FindingStatus(Struct, frozen=True):
     """A finding as the snapshot shows it; times are RFC 3339 in UTC."""
 
     rule: str
@@ -29,8 +26,7 @@ class FindingStatus:
     counted: bool = True  # False: of another process of the host, or of a lesser kind of abuse
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionStatus:
+class ConnectionStatus(Struct, frozen=True):
     """A connection as the snapshot shows it."""
 
     address: str
@@ -38,8 +34,7 @@ class ConnectionStatus:
     since: str  # when it was first seen
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessStatus:
+class ProcessStatus(Struct, frozen=True):
     """A process in the snapshot: those with findings first, then those with most CPU usage."""
 
     pid: int
@@ -59,8 +54,7 @@ class ProcessStatus:
     gpu_memory_bytes: int | None = None  # as above
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeReport:
+class ProbeReport(Struct, frozen=True):
     """State of one probe."""
 
     name: str
@@ -69,8 +63,7 @@ class ProbeReport:
     source: str = ""  # in use, of several
 
 
-@dataclass(frozen=True, slots=True)
-class TickReport:
+class TickReport(Struct, frozen=True):
     """The last tick."""
 
     ended: str  # RFC 3339
@@ -79,8 +72,7 @@ class TickReport:
     processes: int
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterReport:
+class ClusterReport(Struct, frozen=True):
     """Knowledge that an agent has of its cluster."""
 
     server: str
@@ -89,8 +81,7 @@ class ClusterReport:
     unnamed: int  # containers of pods that the API server does not know
 
 
-@dataclass(frozen=True, slots=True)
-class AgentStatus:
+class AgentStatus(Struct, frozen=True):
     """An agent's version, rules, mode and troubles; older agents leave out what stands last."""
 
     node: str
@@ -117,8 +108,7 @@ class AgentStatus:
     bounds: dict[str, int] = field(default_factory=dict)  # that were reached -> how often
 
 
-@dataclass(frozen=True, slots=True)
-class ActionStatus:
+class ActionStatus(Struct, frozen=True):
     """Something that was done about a pod, or tried, as the snapshot shows it."""
 
     at: str  # RFC 3339 in UTC, by the node's clock
@@ -128,8 +118,7 @@ class ActionStatus:
     pids: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CullStatus:
+class CullStatus(Struct, frozen=True):
     """The action that culling proposes for a container, or the reasons against it."""
 
     mode: str  # off, dry-run, enforce
@@ -143,8 +132,7 @@ class CullStatus:
     history: tuple[ActionStatus, ...] = ()  # of the same pod, the newest first
 
 
-@dataclass(frozen=True, slots=True)
-class CullAnswer:
+class CullAnswer(Struct, frozen=True):
     """Result of an action that was ordered by hand."""
 
     node: str
@@ -163,8 +151,7 @@ class CullAnswer:
     message: str = ""  # from the API server or the kernel
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseAnswer:
+class ReleaseAnswer(Struct, frozen=True):
     """Result of a release."""
 
     node: str
@@ -179,8 +166,7 @@ class ReleaseAnswer:
     bans_lifted: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class BanStatus:
+class BanStatus(Struct, frozen=True):
     """A ban, or a name that may be banned."""
 
     kind: str  # user, repository, address
@@ -197,8 +183,7 @@ class BanStatus:
     unflagged: int | None = None  # other pods of the name in seven days; None: not known
 
 
-@dataclass(frozen=True, slots=True)
-class BanAnswer:
+class BanAnswer(Struct, frozen=True):
     """Result of a ban that was ordered by hand."""
 
     node: str
@@ -210,8 +195,7 @@ class BanAnswer:
     trouble: str = ""  # why they could not be kept
 
 
-@dataclass(frozen=True, slots=True)
-class LiftAnswer:
+class LiftAnswer(Struct, frozen=True):
     """Result of lifting bans."""
 
     node: str
@@ -219,8 +203,7 @@ class LiftAnswer:
     dry_run: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseAllAnswer:
+class ReleaseAllAnswer(Struct, frozen=True):
     """Everything that one node's agent undid of all that culling did there."""
 
     node: str
@@ -230,8 +213,7 @@ class ReleaseAllAnswer:
     trouble: tuple[str, ...] = ()  # what concerns no single pod
 
 
-@dataclass(frozen=True, slots=True)
-class Unanswered:
+class Unanswered(Struct, frozen=True):
     """A node of which nothing is known, and why."""
 
     node: str
@@ -239,8 +221,7 @@ class Unanswered:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class OwnerStatus:
+class OwnerStatus(Struct, frozen=True):
     """One name of the people behind a container, and where it was found."""
 
     source: str  # such as "annotation hub.jupyter.org/username"
@@ -253,8 +234,7 @@ class OwnerStatus:
         return f"{self.name} (claimed)" if self.claimed else self.name
 
 
-@dataclass(frozen=True, slots=True)
-class GpuStatus:
+class GpuStatus(Struct, frozen=True):
     """A container's use of GPUs."""
 
     busy: float | None  # GPUs kept busy; None: not known
@@ -266,8 +246,7 @@ class GpuStatus:
     energy_joules: float | None  # of GPUs that it alone uses; None: not known
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerStatus:
+class ContainerStatus(Struct, frozen=True):
     """A container as the snapshot shows it."""
 
     node: str
@@ -305,15 +284,14 @@ class ContainerStatus:
     uses_host_network: bool = False  # so that it has no network counters of its own
 
 
-class NodeReport(msgspec.Struct, frozen=True):
+class NodeReport(Struct, frozen=True):
     """One agent's answer: its containers, and its status."""
 
-    statuses: tuple[ContainerStatus, ...] = msgspec.field(name="containers")
+    statuses: tuple[ContainerStatus, ...] = field(name="containers")
     agent: AgentStatus | None = None  # None: only containers were asked for
 
 
-@dataclass(frozen=True, slots=True)
-class NodeAnswer:
+class NodeAnswer(Struct, frozen=True):
     """Result of querying one node."""
 
     node: str

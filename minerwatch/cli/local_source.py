@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
+from msgspec import structs
 
 from minerwatch.api.client import NoAgentError, answer, ordered
 from minerwatch.api.snapshot import decode, decode_agent
@@ -137,7 +138,7 @@ def _sampled(config: Config, *, all_processes: bool, unmasked: bool) -> Sequence
 
 def with_details(status: ContainerStatus, *, only_busy: bool = False) -> ContainerStatus:
     """Return the status with memory, threads and open files of the processes it lists."""
-    return replace(
+    return structs.replace(
         status,
         processes=tuple(
             each if only_busy and not each.cpu_cores else _detailed(each)
@@ -150,4 +151,4 @@ def _detailed(process: ProcessStatus) -> ProcessStatus:
     from minerwatch.node.process_details import process_details
 
     found = process_details(process.pid, process.comm)
-    return process if found is None else replace(process, **asdict(found))
+    return process if found is None else structs.replace(process, **asdict(found))

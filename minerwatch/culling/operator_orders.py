@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
+from msgspec import structs
 
 from minerwatch.api.orders import BanOrder, CullOrder, ReleaseAllOrder, ReleaseOrder
 from minerwatch.api.types import BanAnswer, CullAnswer, ReleaseAllAnswer, ReleaseAnswer
@@ -48,7 +49,9 @@ class OperatorOrders:
         if not decision.acts:
             return answer
         end = self.enforcer.carry_out(case, decision)
-        return replace(answer, outcome=end.outcome.value, message=printable(end.message, 1024))
+        return structs.replace(
+            answer, outcome=end.outcome.value, message=printable(end.message, 1024)
+        )
 
     def preview(self, order: CullOrder) -> CullAnswer:
         """Return the decision and the request of ``cull``; try nothing. Raises as ``cull`` does."""

@@ -16,13 +16,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from threading import Thread
 from typing import Final
 from urllib.parse import quote
 
 import msgspec
+from msgspec import structs
 
 from minerwatch.api.port import FULL_REPORT_PATH, REPORT_PATH
 from minerwatch.api.types import AgentStatus, ContainerStatus, NodeAnswer, NodeReport, Unanswered
@@ -314,8 +315,10 @@ def _missing(agent: AgentPod, reason: str) -> NodeAnswer:
 
 
 def _of_node(report: NodeReport, node: str) -> NodeReport:
-    agent = replace(report.agent, node=node) if report.agent is not None else None
-    statuses = (each if each.node == node else replace(each, node=node) for each in report.statuses)
+    agent = structs.replace(report.agent, node=node) if report.agent is not None else None
+    statuses = (
+        each if each.node == node else structs.replace(each, node=node) for each in report.statuses
+    )
     return NodeReport(tuple(statuses), agent)
 
 

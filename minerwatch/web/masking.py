@@ -6,7 +6,7 @@ private rules look for; names of owners are redacted.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec import structs
 
 from minerwatch.api.types import ContainerStatus, FindingStatus, ProcessStatus
 from minerwatch.kinds import OwnerKind
@@ -25,11 +25,11 @@ _SHOWN_TEXT = frozenset(
 
 def masked(status: ContainerStatus) -> ContainerStatus:
     """Return the container without arguments, and without what private rules look for."""
-    return replace(
+    return structs.replace(
         status,
         owner=redacted(status.owner),
         owners=tuple(
-            replace(each, name=redacted(each.name))
+            structs.replace(each, name=redacted(each.name))
             for each in status.owners
             if each.kind != OwnerKind.CLIENT.value
         ),
@@ -41,13 +41,13 @@ def masked(status: ContainerStatus) -> ContainerStatus:
 def _finding(finding: FindingStatus) -> FindingStatus:
     if finding.private:
         title = f"private rule {finding.rule}"
-        return replace(finding, title=title, evidence={}, expected={}, filters=())
+        return structs.replace(finding, title=title, evidence={}, expected={}, filters=())
     evidence = {
         name: HIDDEN if isinstance(value, str) and name not in _SHOWN_TEXT else value
         for name, value in finding.evidence.items()
     }
-    return replace(finding, evidence=evidence)
+    return structs.replace(finding, evidence=evidence)
 
 
 def _process(process: ProcessStatus) -> ProcessStatus:
-    return replace(process, command_line=HIDDEN, user="", connections=())
+    return structs.replace(process, command_line=HIDDEN, user="", connections=())

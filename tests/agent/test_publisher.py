@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec import structs
 
 from minerwatch.agent.publisher import owner_labels
 from minerwatch.api.types import OwnerStatus
@@ -16,7 +16,7 @@ OWNERS = (
     OwnerStatus("d", "192.0.2.7", "client", claimed=True),
     OwnerStatus("e", "lab:1", "image"),
 )
-STATUS = replace(MINER, owners=OWNERS)
+STATUS = structs.replace(MINER, owners=OWNERS)
 
 
 def test_labels_have_no_secret_and_name_people_only_where_asked_to() -> None:
@@ -29,4 +29,4 @@ def test_labels_have_no_secret_and_name_people_only_where_asked_to() -> None:
 def test_a_claim_is_marked_and_gives_way_to_what_is_certain() -> None:
     shown = owner_labels(STATUS, OWNER_LABELS)
     assert (shown["user"], shown["client"]) == ("ada", "192.0.2.7 (claimed)")
-    assert owner_labels(replace(MINER, owners=()), OWNER_LABELS) == {}
+    assert owner_labels(structs.replace(MINER, owners=()), OWNER_LABELS) == {}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from msgspec import structs
 
 from minerwatch.api import orders
 from minerwatch.api.snapshot import encode
@@ -29,7 +29,7 @@ OWNERS = (
     OwnerStatus("environment BINDER_REPO_URL", "https://github.com/a/b", "repository"),
     OwnerStatus("environment BINDER_CLIENT_IP", "8.8.8.8", "client"),
 )
-STATUS = replace(MINER, owners=OWNERS)
+STATUS = structs.replace(MINER, owners=OWNERS)
 TARGET = f"{MINER.namespace}/{MINER.pod}"
 USER = BanStatus(
     "user", "ada", {"blocked_users": "ada"}, "it mines", "e1", "n1", "eve",
@@ -149,7 +149,7 @@ def test_a_name_is_released(agent: Agent, typed: Typed) -> None:
 
 
 def test_hostile_names_are_escaped(agent: Agent, typed: Typed) -> None:
-    hostile = replace(USER, name="\x1b[2J\nx", values={"blocked_users": "\x1b[2J\nx"})
+    hostile = structs.replace(USER, name="\x1b[2J\nx", values={"blocked_users": "\x1b[2J\nx"})
     agent.answers[orders.BANS] = orders.encode((hostile,))
     for form in FORMATS:
         shown = typed("ban", "--list", "--format", form).stdout

@@ -7,11 +7,11 @@ import shutil
 import subprocess
 import sysconfig
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from msgspec import structs
 
 from minerwatch.api.snapshot import encode
 from minerwatch.cli.main import cli
@@ -25,7 +25,7 @@ STATUSES = [
     MINER,
     SIMULATION,
     *(
-        replace(SIMULATION, container=name)
+        structs.replace(SIMULATION, container=name)
         for name in (*HOSTILE, "$(reboot)", "a b", "x" * 300, "--all")
     ),
 ]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
+from msgspec import structs
 
 from minerwatch.api import orders
 from minerwatch.api.snapshot import encode
@@ -119,7 +119,7 @@ def test_what_was_not_done_is_status_1(agent: Agent, typed: Typed) -> None:
     result = typed("cull", ALICE, "--action", "delete")
     assert result.exit_code == 1
     assert "The namespace is protected (binder)." in result.stdout
-    agent.cull = Answer(orders.encode(replace(PERMITTED, outcome="unknown")))
+    agent.cull = Answer(orders.encode(structs.replace(PERMITTED, outcome="unknown")))
     result = typed("cull", ALICE, "--action", "delete", "-o", "json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["outcome"] == "unknown"
@@ -164,7 +164,7 @@ def test_a_release_is_ordered_and_told(agent: Agent, typed: Typed) -> None:
     assert result.exit_code == 0
     assert "2 processes continued: 7, 8" in result.stdout
     assert agent.told[0][0] == orders.RELEASE
-    agent.release = Answer(orders.encode(replace(RELEASED, trouble=("process 7: no",))))
+    agent.release = Answer(orders.encode(structs.replace(RELEASED, trouble=("process 7: no",))))
     result = typed("release", ALICE, "-o", "json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["trouble"] == ["process 7: no"]
@@ -178,7 +178,7 @@ def test_all_is_released_on_this_node(agent: Agent, typed: Typed) -> None:
     assert agent.told == [
         (orders.RELEASE_ALL, {"namespace": "binder", "retire": False, "forget": False})
     ]
-    everything = replace(RELEASED_ALL, released=(), acts_no_more=True, forgotten=True)
+    everything = structs.replace(RELEASED_ALL, released=(), acts_no_more=True, forgotten=True)
     agent.release_all = Answer(orders.encode(everything))
     result = typed("release", "--all", "--forget")
     assert result.exit_code == 0
@@ -189,8 +189,10 @@ def test_all_is_released_on_this_node(agent: Agent, typed: Typed) -> None:
 
 def test_what_of_all_was_not_released_is_status_1(agent: Agent, typed: Typed) -> None:
     for trouble in (
-        replace(RELEASED_ALL, trouble=("the log cannot be read",)),
-        replace(RELEASED_ALL, released=(replace(RELEASED, trouble=("process 7: no",)),)),
+        structs.replace(RELEASED_ALL, trouble=("the log cannot be read",)),
+        structs.replace(
+            RELEASED_ALL, released=(structs.replace(RELEASED, trouble=("process 7: no",)),)
+        ),
     ):
         agent.release_all = Answer(orders.encode(trouble))
         result = typed("release", "--all", "--retire", "-o", "json")
@@ -250,7 +252,7 @@ def test_the_agent_of_the_pods_node_is_told(api: ApiServer, far: Typed) -> None:
     put_agent(api, "node-2", MINER)
     order = orders.encode(orders.cull_order(MINER, Action.STOP, dry_run=False)).decode()
     command = ("minerwatch", "order", orders.CULL, order)
-    answer = Printing(orders.encode(replace(PERMITTED, node="node-2")))
+    answer = Printing(orders.encode(structs.replace(PERMITTED, node="node-2")))
     api.runs("minerwatch", "minerwatch-node-2", answer, *command)
     result = far("cull", "-A", ALICE, "--action", "stop")
     assert result.exit_code == 0, result.output
@@ -324,7 +326,7 @@ def answer_release_all(api: ApiServer, order: orders.ReleaseAllOrder) -> None:
     command = ("minerwatch", "order", orders.RELEASE_ALL, orders.encode(order).decode())
     for node in ("node-1", "node-2", "node-3"):
         put_agent(api, node)
-        answer = orders.encode(replace(RELEASED_ALL, node=node))
+        answer = orders.encode(structs.replace(RELEASED_ALL, node=node))
         api.runs("minerwatch", f"minerwatch-{node}", Printing(answer), *command)
     away = Printing(stderr=b"minerwatch: no agent is listening\n", exit_status=1)
     api.runs("minerwatch", "minerwatch-node-3", away, *command)

@@ -10,11 +10,11 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from msgspec import structs
 
 from minerwatch.api.snapshot import decode, decode_report, encode, encode_agent
 from minerwatch.api.types import AgentStatus, NodeReport
@@ -263,7 +263,7 @@ def scope(**changes: object) -> Scope:
     return Scope(**{**plain, **changes})  # type: ignore[arg-type]
 
 
-UNMASKED = replace(MINER, processes=(process(command_line="./a --password hunter2xyz"),))
+UNMASKED = structs.replace(MINER, processes=(process(command_line="./a --password hunter2xyz"),))
 
 
 @pytest.fixture
@@ -406,7 +406,7 @@ def test_the_status_of_all_agents_is_a_line_each(
     assert result.stderr.startswith("minerwatch: missing node-3 ")
     assert "2 agents too old to say" in result.stderr
     for node, broken in (("node-1", 0), ("node-2", 1)):
-        agent = replace(AGENT, node=node, broken_rules=broken)
+        agent = structs.replace(AGENT, node=node, broken_rules=broken)
         report = b'{"agent":' + encode_agent(agent) + b',"containers":[]}'
         name = next(
             pod["metadata"]["name"]

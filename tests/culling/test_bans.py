@@ -16,6 +16,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from minerwatch.api.orders import BanOrder, LiftOrder, SeenName, SeenOrder
 from minerwatch.api.types import BanAnswer, BanStatus
@@ -706,7 +707,7 @@ def test_an_agent_that_lies_writes_no_code_and_bans_no_network() -> None:
 
 
 def replace_status(**changes: Any) -> BanStatus:
-    return replace(SHOWN[1], **changes)
+    return structs.replace(SHOWN[1], **changes)
 
 
 _OBJECTS = """

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from minerwatch.config.hub import Bans
 from minerwatch.config.schema import Audit
@@ -81,7 +81,7 @@ def test_by_hand_a_preview_decides_and_tries_nothing(
     assert lines(log) == known
     assert places(api) == 0
     done = harness.cull(target(observation), Action.EVICT, dry_run=dry_run)
-    assert replace(done, outcome="") == answer
+    assert structs.replace(done, outcome="") == answer
 
 
 def test_by_hand_what_is_in_earnest_is_counted_and_told(

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
+from msgspec import structs, to_builtins
 
 from minerwatch.api.snapshot import decode_report, encode, encode_agent
 from minerwatch.api.types import AgentStatus, ContainerStatus, NodeReport, Unanswered
@@ -233,7 +233,7 @@ def test_every_agent_is_asked_for_its_snapshot(api: ApiServer, cluster: Cluster)
     assert found.answered == ("node-1", "node-2")
     assert found.missing == ()
     assert {status.node for status in found.statuses} == {"node-1", "node-2"}
-    assert replace(MINER, node="node-1") in found.statuses
+    assert structs.replace(MINER, node="node-1") in found.statuses
     assert len(found.statuses) == 3
     asked = [request for request in api.requests if request.is_exec]
     assert {request.command for request in asked} == {SNAPSHOT.command}
@@ -252,7 +252,7 @@ def test_what_agents_say_of_themselves(api: ApiServer, cluster: Cluster) -> None
     add_agent(api, 1, Printing(both))
     add_agent(api, 2)
     found = survey(cluster)
-    assert found.agents == (replace(said, node="node-1"),)
+    assert found.agents == (structs.replace(said, node="node-1"),)
     assert {status.node for status in found.statuses} == {"node-1", "node-2"}
 
 
@@ -361,8 +361,8 @@ def test_a_server_that_does_not_close_is_not_waited_for(api: ApiServer, cluster:
 
 
 def test_snapshots_of_other_versions(api: ApiServer, cluster: Cluster) -> None:
-    newer = [{**asdict(MINER), "mood": {"of": ["the", "day"]}}]
-    older = [{key: value for key, value in asdict(MINER).items() if key != "started"}]
+    newer = [{**to_builtins(MINER), "mood": {"of": ["the", "day"]}}]
+    older = [{key: value for key, value in to_builtins(MINER).items() if key != "started"}]
     add_agent(api, 1, Printing(json.dumps(newer).encode()))
     add_agent(api, 2, Printing(json.dumps(older).encode()))
     found = survey(cluster)

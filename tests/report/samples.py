@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from hypothesis import strategies as st
+from msgspec import structs
 
 from minerwatch.api.types import ContainerStatus, FindingStatus, ProcessStatus
 
@@ -48,7 +48,7 @@ def finding(title: str = "XMRig command line", **changes: object) -> FindingStat
         evidence={"CommandLine": f"./a --donate-level 1 -o {POOL} -u {WALLET}"},
         expected={"CommandLine": "contains '--donate-level'"},
     )
-    return replace(plain, **changes)  # type: ignore[arg-type]
+    return structs.replace(plain, **changes)
 
 
 BUSY = finding(
@@ -81,7 +81,7 @@ def process(**changes: object) -> ProcessStatus:
         user="jovyan",
         cpu_cores=1.98,
     )
-    return replace(plain, **changes)  # type: ignore[arg-type]
+    return structs.replace(plain, **changes)
 
 
 def container(**changes: object) -> ContainerStatus:
@@ -110,7 +110,7 @@ def container(**changes: object) -> ContainerStatus:
         findings=(),
         processes=(),
     )
-    return replace(plain, **changes)  # type: ignore[arg-type]
+    return structs.replace(plain, **changes)
 
 
 MINER = container(
@@ -142,7 +142,7 @@ MINER = container(
         ),
     ),
 )
-SCAN = replace(
+SCAN = structs.replace(
     MINER,
     pod="crawler-0",
     score=80.0,

@@ -5,12 +5,12 @@ import json
 import os
 import re
 from contextlib import redirect_stderr
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from minerwatch.api.statuses import container_status
 from minerwatch.api.types import ContainerStatus
@@ -211,6 +211,6 @@ def test_a_private_rule_is_told_by_its_id_only() -> None:
 
 
 def test_whose_it_is_stands_in_the_line_without_secrets() -> None:
-    owned = replace(MINER, owner="https://ada:hunter2@example.org/a/b\n", image="lab:1")
+    owned = structs.replace(MINER, owner="https://ada:hunter2@example.org/a/b\n", image="lab:1")
     line = verdict_line(owned, "clear")
     assert (line["owner"], line["image"]) == ("https://ada:…@example.org/a/b\\n", "lab:1")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from minerwatch.api.types import OwnerStatus
 from minerwatch.model import MessageFormat
@@ -75,7 +75,7 @@ def test_a_name_that_a_tenant_may_have_chosen_is_marked() -> None:
     assert ", owner `victim` (claimed)" in slack["text"]
     (json_,) = said(MessageFormat.JSON, of(forged))
     assert json_["notices"][0]["owner_claimed"]
-    known = replace(forged, owners=(claim, replace(claim, claimed=False)))
+    known = structs.replace(forged, owners=(claim, structs.replace(claim, claimed=False)))
     (slack,) = said(MessageFormat.SLACK, of(known))
     assert "(claimed)" not in slack["text"]
 

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from minerwatch.api.types import AgentStatus, ClusterReport, ProbeReport, TickReport
 from minerwatch.untrusted_text.display import printable
@@ -71,10 +71,13 @@ def test_an_agent_that_works() -> None:
 @pytest.mark.parametrize(
     ("agent", "problem"),
     [
-        (replace(GOOD, not_ready="no tick yet"), "not ready: no tick yet"),
-        (replace(GOOD, troubles=("no pods",)), "no pods"),
-        (replace(GOOD, failing={"pods": "timeout (9 times)"}), "pods fails: timeout (9 times)"),
-        (replace(GOOD, broken_rules=2), "2 rule files rejected"),
+        (structs.replace(GOOD, not_ready="no tick yet"), "not ready: no tick yet"),
+        (structs.replace(GOOD, troubles=("no pods",)), "no pods"),
+        (
+            structs.replace(GOOD, failing={"pods": "timeout (9 times)"}),
+            "pods fails: timeout (9 times)",
+        ),
+        (structs.replace(GOOD, broken_rules=2), "2 rule files rejected"),
     ],
 )
 def test_what_has_to_be_mended_comes_first(agent: AgentStatus, problem: str) -> None:
@@ -103,7 +106,7 @@ def test_an_older_agent_says_less() -> None:
 def test_whatever_an_agent_says_has_no_power(
     text: str, failing: dict[str, str], width: int | None
 ) -> None:
-    agent = replace(
+    agent = structs.replace(
         GOOD, node=text, kernel=text, rejected=(text,), probes=(ProbeReport(text, text, text),),
         failing=failing, bounds={text: 1}, blind_spots=(text,), cgroups=text,
     )  # fmt: skip

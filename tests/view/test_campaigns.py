@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from minerwatch.api.types import ContainerStatus, OwnerStatus
 from minerwatch.untrusted_text.display import printable
@@ -36,7 +36,7 @@ def miner(number: int, *, wallet: str = "", pool: str = "", **changes: Any) -> C
         "findings": (finding(evidence={"CommandLine": command}),),
         "processes": (),
     }
-    return replace(MINER, **{**plain, **changes})
+    return structs.replace(MINER, **{**plain, **changes})
 
 
 def said(*statuses: ContainerStatus) -> list[str]:
@@ -94,7 +94,9 @@ def test_the_target_of_a_scan_is_no_pool() -> None:
         for number in range(3)
     ]  # fmt: skip
     assert said(*pods) == []
-    assert said(*(replace(each, image="i") for each in pods)) == ["3 pods of image i (3 owners)"]
+    assert said(*(structs.replace(each, image="i") for each in pods)) == [
+        "3 pods of image i (3 owners)"
+    ]
 
 
 def test_one_pod_is_no_campaign() -> None:
@@ -164,7 +166,7 @@ def test_command_lines_of_processes_with_findings_are_searched_and_no_others() -
     seen = (finding(evidence={"Comm": "a"}),)
     whole = process(command_line=f"./a -u {WALLET}")
     assert Trait(Kind.WALLET, WALLET) in traits(container(findings=seen, processes=(whole,)))
-    other = replace(whole, pid=99)
+    other = structs.replace(whole, pid=99)
     assert not traits(container(findings=seen, processes=(other,)))
 
 

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from minerwatch.api.types import (
     ActionStatus,
@@ -38,7 +38,7 @@ PERMITTED = CullAnswer(
     request='POST /api/v1/namespaces/binder/pods/jupyter-eve/eviction {"kind":"Eviction"}',
     outcome="done",
 )
-OBJECTED = replace(
+OBJECTED = structs.replace(
     PERMITTED,
     acts=False,
     dry_run=True,
@@ -47,7 +47,7 @@ OBJECTED = replace(
 )
 RELEASED = ReleaseAnswer("worker-1", "binder", "jupyter-eve", "notebook", (7, 8), (9,), True)
 RELEASED_ALL = ReleaseAllAnswer(
-    "worker-1", (RELEASED, replace(RELEASED, pod="b", container="")), False, False
+    "worker-1", (RELEASED, structs.replace(RELEASED, pod="b", container="")), False, False
 )
 STATUS = CullStatus(
     mode="enforce",
@@ -73,23 +73,30 @@ STATUS = CullStatus(
         ("cull-objected", cull_text(OBJECTED)),
         (
             "cull-refused",
-            cull_text(replace(PERMITTED, outcome="refused", message="403 Forbidden: no right")),
+            cull_text(
+                structs.replace(PERMITTED, outcome="refused", message="403 Forbidden: no right")
+            ),
         ),
         ("release", release_text(RELEASED)),
         (
             "release-nothing",
-            release_text(replace(RELEASED, resumed=(), gone=(), label_removed=False)),
+            release_text(structs.replace(RELEASED, resumed=(), gone=(), label_removed=False)),
         ),
         (
             "release-trouble",
-            release_text(replace(RELEASED, gone=(), trouble=("the label: 403 Forbidden",))),
+            release_text(structs.replace(RELEASED, gone=(), trouble=("the label: 403 Forbidden",))),
         ),
         ("release-all", release_all_text(RELEASED_ALL)),
         (
             "release-all-forgotten",
-            release_all_text(replace(RELEASED_ALL, released=(), acts_no_more=True, forgotten=True)),
+            release_all_text(
+                structs.replace(RELEASED_ALL, released=(), acts_no_more=True, forgotten=True)
+            ),
         ),
-        ("release-all-trouble", release_all_text(replace(RELEASED_ALL, trouble=("no log",)))),
+        (
+            "release-all-trouble",
+            release_all_text(structs.replace(RELEASED_ALL, trouble=("no log",))),
+        ),
     ],
 )
 def test_what_is_printed(golden: Golden, name: str, text: str) -> None:
@@ -100,12 +107,12 @@ def test_what_is_printed(golden: Golden, name: str, text: str) -> None:
     ("name", "status"),
     [
         ("stopped", STATUS),
-        ("acting", replace(STATUS, reasons=(), stopped=(), history=(), action="stop")),
+        ("acting", structs.replace(STATUS, reasons=(), stopped=(), history=(), action="stop")),
         ("off", CullStatus("off", "observe", "observe", True, 0, ("Culling is off.",))),
     ],
 )
 def test_explain_says_what_culling_does(golden: Golden, name: str, status: CullStatus) -> None:
-    shown = explanation(replace(MINER, culling=status), now=NOW)
+    shown = explanation(structs.replace(MINER, culling=status), now=NOW)
     start = shown.index("\nCulling\n")
     golden(f"explain-culling-{name}.txt", shown[start:])
 
@@ -157,11 +164,11 @@ def test_nothing_would_have_been_culled() -> None:
 
 
 def test_a_container_of_a_host_has_its_engines_name() -> None:
-    answer = replace(PERMITTED, namespace="", pod="docker/web", proposed="stop-container")
+    answer = structs.replace(PERMITTED, namespace="", pod="docker/web", proposed="stop-container")
     text = cull_text(answer)
     assert text.startswith("docker/web on node ")
     assert "permits to stop the container" in text
-    released = replace(
+    released = structs.replace(
         RELEASED, namespace="", pod="docker/web", resumed=(), gone=(), label_removed=False,
         trouble=(), unpaused=True,
     )  # fmt: skip
@@ -186,14 +193,14 @@ def test_very_many_are_cut_with_a_mark() -> None:
 def test_whatever_an_agent_says_has_no_power_over_a_terminal(
     name: str, reason: str, outcome: str
 ) -> None:
-    answer = replace(
+    answer = structs.replace(
         OBJECTED, pod=name, node=name, owner=name, reasons=(reason,), request=reason,
         outcome=outcome, message=reason, level=name, proposed=reason,
     )  # fmt: skip
     for text in (
         cull_text(answer),
-        cull_text(replace(answer, acts=True)),
-        release_text(replace(RELEASED, pod=name, trouble=(reason,))),
+        cull_text(structs.replace(answer, acts=True)),
+        release_text(structs.replace(RELEASED, pod=name, trouble=(reason,))),
         simulation_text(
             [AuditLine("decision", reason, "n", decision=decision(name, reasons=(reason,)))], 1
         ),

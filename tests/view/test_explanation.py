@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from minerwatch.abuse_text import text_of
 from minerwatch.api.types import ContainerStatus, OwnerStatus
@@ -56,14 +56,14 @@ def test_explanations(golden: Golden, name: str, status: ContainerStatus) -> Non
 def test_a_scan_is_never_called_a_miner() -> None:
     signals = {each.value: 40.0 for each in Signal}
     for abuse in (each.value for each in Abuse if each is not Abuse.MINING):
-        status = replace(SCAN, abuse=abuse, abuses={abuse: 80.0}, signals=signals)
+        status = structs.replace(SCAN, abuse=abuse, abuses={abuse: 80.0}, signals=signals)
         text = explanation(status, now=NOW, width=None).replace("minerwatch", "")
         assert not re.search(r"(?i)miner|mining|cryptocurrency", text)
         assert f"Abuse      {abuse}: looks as if it {text_of(abuse).does}" in text
 
 
 def test_a_container_in_the_hosts_network_says_what_is_not_looked_for() -> None:
-    text = explanation(replace(SCAN, uses_host_network=True), now=NOW, width=None)
+    text = explanation(structs.replace(SCAN, uses_host_network=True), now=NOW, width=None)
     assert "Network    the node's, which counts for all that runs on it: scans and floods" in text
     assert "Network " not in explanation(SCAN, now=NOW, width=None)
 
@@ -74,17 +74,17 @@ def test_a_narrow_coloured_terminal(golden: Golden) -> None:
 
 def test_the_sum_is_the_score() -> None:
     assert "100 × (1 − (1 − 0.88) × (1 − 0.6)) = 95.2" in explanation(MINER, now=NOW)
-    busy = replace(MINER, signals={"identity": 88.0, "behaviour": 29.0}, level="likely")
+    busy = structs.replace(MINER, signals={"identity": 88.0, "behaviour": 29.0}, level="likely")
     score = joined_score({Signal(name): value for name, value in busy.signals.items()})
-    shown = explanation(replace(busy, score=score), now=NOW)
+    shown = explanation(structs.replace(busy, score=score), now=NOW)
     assert "100 × (1 − (1 − 0.88) × (1 − 0.29)) = 91.48" in shown
     assert "limited to 89.99: behaviour never changes the level" in shown
 
 
 def test_words_of_one_argument_are_said_to_be_limited() -> None:
-    words = replace(finding(), score=60.0, words_only=True)
-    port = replace(finding("Connection to a pool's port"), signal="network", score=45.0)
-    status = replace(
+    words = structs.replace(finding(), score=60.0, words_only=True)
+    port = structs.replace(finding("Connection to a pool's port"), signal="network", score=45.0)
+    status = structs.replace(
         MINER,
         score=69.99,
         level="suspicious",
@@ -97,8 +97,8 @@ def test_words_of_one_argument_are_said_to_be_limited() -> None:
 
 
 def test_the_filters_that_narrow_a_rule_are_named_below_it() -> None:
-    narrowed = replace(finding(), filters=("Node that checks blocks", "a\x1b[2J"))
-    lines = explanation(replace(MINER, findings=(narrowed,)), now=NOW).splitlines()
+    narrowed = structs.replace(finding(), filters=("Node that checks blocks", "a\x1b[2J"))
+    lines = explanation(structs.replace(MINER, findings=(narrowed,)), now=NOW).splitlines()
     (first,) = (number for number, line in enumerate(lines) if "Node that checks" in line)
     assert " rule " in lines[first - 1]
     assert lines[first : first + 2] == [
@@ -135,7 +135,7 @@ def test_copies_of_one_program_are_told_together() -> None:
 
 
 def test_the_first_line_is_a_sentence_to_paste_and_holds_no_secret() -> None:
-    leaky = replace(MINER, abuse="mining", owner="https://ada:hunter2xyz@git.example.org/x")
+    leaky = structs.replace(MINER, abuse="mining", owner="https://ada:hunter2xyz@git.example.org/x")
     first = explanation(leaky, now=NOW, width=60).splitlines()[0]
     assert first == (
         "binder/jupyter-alice-2dnotebooks-2dx7f3k2/notebook on node node-7 is confirmed as mining,"
@@ -155,7 +155,7 @@ def test_the_host_says_which_findings_its_score_leaves_out_and_why() -> None:
         signals={"identity": 88.0},
         findings=(
             best,
-            replace(best, score=60.0, title="Weaker", status="experimental"),
+            structs.replace(best, score=60.0, title="Weaker", status="experimental"),
             *(finding(pid=pid, counted=False, abuse="mining") for pid in range(2, 9)),
             finding(pid=9, counted=False, abuse="cracking", title="Hashes"),
         ),
@@ -208,8 +208,8 @@ def test_behaviour_alone_is_called_what_it_is() -> None:
 def test_memory_threads_and_files_are_shown_where_they_are_known() -> None:
     status = LIKELY
     assert "MEMORY" not in explanation(status, now=NOW)
-    known = replace(status.processes[0], memory_bytes=57 << 20, threads=3, open_files=12)
-    text = explanation(replace(status, processes=(known, *status.processes[1:])), now=NOW)
+    known = structs.replace(status.processes[0], memory_bytes=57 << 20, threads=3, open_files=12)
+    text = explanation(structs.replace(status, processes=(known, *status.processes[1:])), now=NOW)
     row = next(line for line in text.splitlines() if f" {known.pid} " in line and "MiB" in line)
     assert "57 MiB" in row
     assert "3 threads, 12 open files" in text
@@ -255,7 +255,7 @@ def test_all_names_are_shown_with_their_sources() -> None:
         OwnerStatus("x", "https://me:ghp_0123456789abcdefghijABCDEFGHIJ012345@h/r", "repository"),
         OwnerStatus("container", "lab:1", "image"),
     )
-    text = explanation(replace(MINER, owner="ada", owners=owners), now=NOW)
+    text = explanation(structs.replace(MINER, owner="ada", owners=owners), now=NOW)
     assert "User       ada  (annotation hub.jupyter.org/username)\n" in text
     assert "Client     192.0.2.7  (claimed by environment BINDER_CLIENT_IP)\n" in text
     assert "ghp_" not in text

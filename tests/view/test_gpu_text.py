@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from msgspec import structs
 
 from minerwatch.api.snapshot import decode, encode
 from minerwatch.api.statuses import container_status
@@ -77,7 +78,7 @@ def test_the_snapshot_has_it() -> None:
 
 def test_it_sorts_and_is_busy() -> None:
     idle, little, much = (
-        replace(status(gpu), cpu_cores=0.0, container=name)
+        structs.replace(status(gpu), cpu_cores=0.0, container=name)
         for name, gpu in (
             ("idle", {}),
             ("little", {**MEASURED, "ContainerGpuBusy": 0.1, "ContainerGpuHours": 99.0}),
@@ -93,7 +94,7 @@ def test_it_sorts_and_is_busy() -> None:
 IDLE = process(pid=7, cpu_cores=0.0)
 ON_GPU = process(pid=8, cpu_cores=0.02, comm="srv", gpus=0.97, gpu_memory_bytes=8 << 30)
 NODE = (
-    replace(
+    structs.replace(
         MINER, processes=(IDLE, ON_GPU), gpu=GpuStatus(0.97, None, False, 2.5, 1, 8 << 30, None)
     ),
 )
@@ -109,7 +110,7 @@ def test_processes_have_columns_where_one_uses_a_gpu() -> None:
     title, line = process_table(rows(), now=now, width=200, colour=False).splitlines()
     assert re.search(r" GPU +GPU-MEM ", title)
     assert re.search(r" 0\.97 +8\.0 GiB ", line)
-    without = process_rows((replace(NODE[0], processes=(process(),)),), View())
+    without = process_rows((structs.replace(NODE[0], processes=(process(),)),), View())
     assert "GPU" not in process_table(without, now=now, width=200, colour=False)
     (listed,) = json.loads(encode_processes(rows()))
     assert (listed["gpus"], listed["gpu_memory_bytes"]) == (0.97, 8 << 30)

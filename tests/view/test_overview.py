@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from minerwatch.api.snapshot import decode
 from minerwatch.api.types import AgentStatus, ContainerStatus, Unanswered
@@ -113,7 +114,7 @@ def test_only_a_silent_agent_is_a_failure() -> None:
 
 def test_the_largest_campaigns_are_named() -> None:
     pods = [
-        replace(
+        structs.replace(
             MINER, owner=f"o-{n // 2}", image="", findings=(), processes=(),
             pod=f"p-{n}", pod_uid=f"{n}",
         )

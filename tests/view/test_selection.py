@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from minerwatch.api.types import ContainerStatus
 from minerwatch.errors import TargetError
@@ -216,7 +215,7 @@ def test_the_same_name_on_several_nodes_is_told_with_the_nodes() -> None:
     twins = (container(node="node-1"), container(node="node-2"))
     with pytest.raises(TargetError, match=r"node-1:ssh\.service, node-2:ssh\.service"):
         found(twins, "ssh.service")
-    pods = [replace(MINER, node=f"node-{n}", pod_uid=f"uid-{n}") for n in (1, 2)]
+    pods = [structs.replace(MINER, node=f"node-{n}", pod_uid=f"uid-{n}") for n in (1, 2)]
     with pytest.raises(TargetError, match="not one container but 2"):
         found(pods, MINER.pod)
 
@@ -234,7 +233,7 @@ def test_a_pid_names_the_container_that_has_it_before_one_that_is_called_so() ->
 
 
 def test_an_abuse_is_found_by_its_name_where_it_is_flagged() -> None:
-    busy = replace(SIMULATION, abuse="mining", abuses={"mining": 29.0})
+    busy = structs.replace(SIMULATION, abuse="mining", abuses={"mining": 29.0})
     every = (SCAN, busy)
     assert filtered(every, "scanning") == [SCAN]
     assert filtered(every, "mining") == []

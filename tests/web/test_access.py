@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import replace
 from email.message import Message
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from minerwatch.api.types import OwnerStatus
 from minerwatch.config.schema import Web
@@ -185,4 +185,6 @@ def test_the_address_of_a_client_is_hidden() -> None:
         OwnerStatus("x", "192.0.2.7", "client"),
         OwnerStatus("y", "https://h/r", "repository"),
     )
-    assert [each.kind for each in masked(replace(MINER, owners=owners)).owners] == ["repository"]
+    assert [each.kind for each in masked(structs.replace(MINER, owners=owners)).owners] == [
+        "repository"
+    ]

@@ -6,10 +6,10 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from minerwatch.agent.web_endpoint import WebEndpoint
 from minerwatch.config.schema import Config, Web
@@ -42,8 +42,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 def _view(_processes: int) -> View:
     hostile = [
-        replace(MINER, pod=text, owner=text, image=text, cgroup=f"/{number}", score=50.0,
-                level="suspicious", findings=(replace(MINER.findings[0], title=text),))
+        structs.replace(MINER, pod=text, owner=text, image=text, cgroup=f"/{number}", score=50.0,
+                level="suspicious", findings=(structs.replace(MINER.findings[0], title=text),))
         for number, text in enumerate(HOSTILE)
     ]  # fmt: skip
     return view(statuses=[*STATUSES, *hostile])
@@ -166,7 +166,7 @@ def test_another_sites_page_can_link_to_pages_but_not_load_them(browser: Browser
 def test_pictures_are_drawn(browser: Browser, tmp_path: Path) -> None:
     """UPDATE_GOLDEN=1 renews the one in the docs."""
     config = Config(web=Web(listen="127.0.0.1:0"))
-    calm = replace(view().agent, troubles=(), blind_spots=())
+    calm = structs.replace(view().agent, troubles=(), blind_spots=())
     with closing(WebEndpoint(config, lambda _: view(agent=calm), lambda _error: None)) as endpoint:
         for name, path, size, scheme in (
             ("web", "", (1280, 830), "light"),

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from minerwatch.api.types import ConnectionStatus, ContainerStatus, GpuStatus
 from minerwatch.untrusted_text.display import printable
@@ -59,7 +60,7 @@ def hostile_status(text: str) -> ContainerStatus:
         command_line=text, comm=text, image=text, user=text,
         connections=(ConnectionStatus(text, 1, "2026-11-23T02:17:45Z"),),
     )  # fmt: skip
-    return replace(
+    return structs.replace(
         MINER, namespace=text, pod=text, container=text, container_id=text, image=text,
         cgroup=text, owner=text, findings=(found,), processes=(one,), node=text, abuse=text,
         level=text, since=text, kind=text, runtime=text, pod_uid=text,
@@ -104,7 +105,9 @@ _hostile = st.one_of(
 def test_no_text_becomes_an_element_or_attribute_or_has_power_over_a_line(text: str) -> None:
     status = hostile_status(text)
     shown = view(history=week(hostile_week(text, page_key(status))), shows_arguments=True)
-    shown = replace(shown, agent=replace(shown.agent, node=text, version=text, troubles=(text,)))
+    shown = replace(
+        shown, agent=structs.replace(shown.agent, node=text, version=text, troubles=(text,))
+    )
     for html in [*pages(shown, status), error_page("Not found", text)]:
         page = Page(html)
         assert {name for name, _ in page.elements} <= _ELEMENTS
@@ -123,8 +126,8 @@ def test_no_ordinary_page_has_other_elements_than_a_hostile_one(text: str) -> No
     first, second = (
         [name for name, _ in Page(now_page(view(statuses=[each]))).elements]
         for each in (
-            replace(hostile_status("x"), level="likely", since=MINER.since),
-            replace(hostile_status(f"x{text}y"), level="likely", since=MINER.since),
+            structs.replace(hostile_status("x"), level="likely", since=MINER.since),
+            structs.replace(hostile_status(f"x{text}y"), level="likely", since=MINER.since),
         )
     )
     assert first == second
@@ -146,7 +149,7 @@ def test_masked_pages_have_no_arguments_connections_or_users() -> None:
         command_line=f"./a --user {_SECRET}", user=_SECRET,
         connections=(ConnectionStatus(_SECRET, 3333, MINER.since),),
     )  # fmt: skip
-    status = replace(MINER, findings=(found, private), processes=(one,))
+    status = structs.replace(MINER, findings=(found, private), processes=(one,))
     open_pages = pages(view(shows_arguments=True), status)
     assert any(_SECRET in each for each in open_pages)
     for html in pages(view(), masked(status)):
@@ -185,7 +188,7 @@ def test_rows_are_sorted_and_idle_containers_are_shown_when_asked_for() -> None:
     by_cpu = names(now_page(view(), sort="cpu"))
     assert by_cpu[0] != by_score[0]
     assert names(now_page(view(), sort="nonsense")) == by_score
-    idle = replace(STATUSES[-1], cgroup="/idle", cpu_cores=0.0)
+    idle = structs.replace(STATUSES[-1], cgroup="/idle", cpu_cores=0.0)
     both = view(statuses=[*STATUSES, idle])
     assert f"/container/{page_key(idle)}" not in names(now_page(both))
     assert f"/container/{page_key(idle)}" in names(now_page(both, shows_all=True))
@@ -207,7 +210,7 @@ def test_a_containers_page_has_what_explain_has() -> None:
 def test_processes_are_by_cpu_and_those_alike_are_one_row() -> None:
     alike = [process(pid=pid, comm="worker", command_line="worker -x", cpu_cores=0.5)
              for pid in (10, 11, 12)]  # fmt: skip
-    status = replace(MINER, processes=(process(), *alike), process_count=4)
+    status = structs.replace(MINER, processes=(process(), *alike), process_count=4)
     text = Page(processes_page(view(statuses=[status], shows_arguments=True))).text
     assert text.index("4711") < text.index("3 ×")
     for wanted in ("1.98", "1.50", "worker -x", "id+exec", "alice", "stratum+tcp"):
@@ -220,7 +223,7 @@ def test_gpus_are_shown_where_a_container_uses_one() -> None:
     assert "GPU" not in Page(processes_page(view())).text
     gpu = GpuStatus(0.97, None, False, 26.5, 1, 8 << 30, None)
     on_gpu = process(comm="srv", cpu_cores=0.0, gpus=0.97, gpu_memory_bytes=8 << 30)
-    user = replace(STATUSES[-1], cgroup="/gpu", cpu_cores=0.0, gpu=gpu, processes=(on_gpu,))
+    user = structs.replace(STATUSES[-1], cgroup="/gpu", cpu_cores=0.0, gpu=gpu, processes=(on_gpu,))
     several = view(statuses=[*STATUSES, user])
     first = Page(now_page(several, sort="gpu"))
     assert "!0.97" in first.text

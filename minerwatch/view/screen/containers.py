@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import structs
 
 from minerwatch.api.types import ContainerStatus, GpuStatus
 from minerwatch.format import counted
@@ -101,7 +103,7 @@ def as_one(members: Sequence[ContainerStatus]) -> ContainerStatus:
     for each in members:
         for signal, score in each.signals.items():
             signals[signal] = max(score, signals.get(signal, 0.0))
-    return replace(
+    return structs.replace(
         worst,
         level=level,
         cpu_cores=sum(each.cpu_cores for each in members),

@@ -7,11 +7,12 @@ import html
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
 from textual.pilot import Pilot
 from textual.widgets._footer import FooterKey
 from textual.widgets._toast import Toast
@@ -47,16 +48,16 @@ CRASHING = Unanswered(
     "node-3", "minerwatch/minerwatch-9zlpd", "its agent does not run: CrashLoopBackOff"
 )
 OFF = CullStatus("off", "observe", "observe", True, 0, ("Culling is off.",))
-TALKING = replace(
+TALKING = structs.replace(
     MINER,
     culling=OFF,
     started="2026-11-22T23:04:10Z",
     processes=(
-        replace(
+        structs.replace(
             MINER.processes[0],
             connections=(ConnectionStatus("203.0.113.7", 3333, "2026-11-23T02:18:00Z"),),
         ),
-        replace(MINER.processes[1], cpu_cores=0.0),
+        structs.replace(MINER.processes[1], cpu_cores=0.0),
         MINER.processes[2],
     ),
 )
@@ -117,7 +118,7 @@ def moving(
         share = {0: 1.0, 1: 0.97, 2: 1.0}.get(left % 3, 1.0) if left < 7 else 0.1 * step
         at = now - timedelta(seconds=10 * left)
         every = tuple(
-            replace(each, cpu_cores=each.cpu_cores * (share if each.findings else 1.0))
+            structs.replace(each, cpu_cores=each.cpu_cores * (share if each.findings else 1.0))
             for each in statuses
         )
         looks.append(Look(every, at, **changes))
@@ -133,7 +134,7 @@ def cluster(**changes: Any) -> Recorded:
     """The recorded cluster: of its three nodes one does not answer."""
     answers = [(CLUSTER / f"node-{number}.json").read_bytes() for number in (1, 2)]
     statuses = tuple(status for answer in answers for status in decode(answer))
-    agents = tuple(replace(AGENT, node=f"node-{number}") for number in (1, 2))
+    agents = tuple(structs.replace(AGENT, node=f"node-{number}") for number in (1, 2))
     coverage = Coverage("lab", "", 2, (CRASHING,), "", agents)
     recorded = Recorded(moving(statuses, coverage=coverage, agents=agents, **changes))
     recorded.step_s, recorded.refresh_s = 30.0, 30.0

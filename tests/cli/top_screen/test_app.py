@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from rich.cells import cell_len
 from textual import events
 from textual.geometry import Region
@@ -77,7 +78,9 @@ def test_pictures_of_the_main_states(golden: Golden, state: str) -> None:
 
 def test_selection_and_scroll_stay_while_rows_come_and_go() -> None:
     statuses = tuple(
-        replace(SIMULATION, container=f"c-{n:02}", cgroup=f"/c/{n:02}", cpu_cores=10.0 - n / 10)
+        structs.replace(
+            SIMULATION, container=f"c-{n:02}", cgroup=f"/c/{n:02}", cpu_cores=10.0 - n / 10
+        )
         for n in range(60)
     )
     watched = Recorded([Look(statuses, NOW, agents=(AGENT,))])
@@ -86,7 +89,7 @@ def test_selection_and_scroll_stay_while_rows_come_and_go() -> None:
         await screen.press("pagedown", *["down"] * 3)
         chosen, line = screen.selected, screen.line
         for reds in (5, 0, 20):
-            worse = tuple(replace(MINER, cgroup=f"/m/{n}") for n in range(reds))
+            worse = tuple(structs.replace(MINER, cgroup=f"/m/{n}") for n in range(reds))
             look = Look((*worse, *statuses), NOW)
             watched.rounds = [look]
             await screen.press("r")
@@ -239,7 +242,7 @@ def test_the_page_follows_what_happens_and_stays_where_it_was_scrolled() -> None
         await screen.press("enter", "pagedown")
         top = screen.page.reader.scroll_y
         assert top > 0
-        burning = replace(TALKING, cpu_cores=1.23)
+        burning = structs.replace(TALKING, cpu_cores=1.23)
         watched.rounds = [Look((burning,), NOW + timedelta(seconds=10), agents=(AGENT,))]
         await screen.press("r")
         await screen.until(lambda: screen.page.subject.status == burning)
@@ -373,7 +376,7 @@ def test_a_process_is_followed_to_its_container() -> None:
 
 def test_processes_that_are_alike_are_unfolded() -> None:
     alike = tuple(
-        replace(TALKING.processes[0], pid=pid, command_line="burn", comm="burn")
+        structs.replace(TALKING.processes[0], pid=pid, command_line="burn", comm="burn")
         for pid in (7, 8, 9)
     )
 
@@ -385,11 +388,11 @@ def test_processes_that_are_alike_are_unfolded() -> None:
         assert "3 × burn" not in screen.text
         assert len(screen.shown.rows) == 3
 
-    run(Recorded([Look((replace(MINER, processes=alike),), NOW)]), scenario)
+    run(Recorded([Look((structs.replace(MINER, processes=alike),), NOW)]), scenario)
 
 
 def test_a_node_is_read_with_all_its_troubles() -> None:
-    troubled = replace(AGENT, troubles=tuple(f"trouble number {n}" for n in range(30)))
+    troubled = structs.replace(AGENT, troubles=tuple(f"trouble number {n}" for n in range(30)))
     watched = Recorded([Look(NODE, NOW, agents=(troubled,), notes=("a note",))])
 
     async def scenario(screen: Driven) -> None:
@@ -575,7 +578,7 @@ def test_where_culling_is_off_k_says_so() -> None:
 
 
 def test_an_agent_that_takes_no_orders_is_no_crash() -> None:
-    acting = replace(AGENT, culling="enforce")
+    acting = structs.replace(AGENT, culling="enforce")
     watched = Recorded([Look((TALKING,), NOW, agents=(acting,))])
 
     async def scenario(screen: Driven) -> None:
@@ -589,8 +592,8 @@ def test_an_agent_that_takes_no_orders_is_no_crash() -> None:
 
 
 def test_hostile_names_are_shown_and_never_obeyed() -> None:
-    hostile = replace(HOSTILE_ONE, node=HOSTILE[7], namespace=HOSTILE[7], pod=HOSTILE[0])
-    watched = Recorded([Look((hostile, replace(MINER, owner=HOSTILE[7])), NOW)])
+    hostile = structs.replace(HOSTILE_ONE, node=HOSTILE[7], namespace=HOSTILE[7], pod=HOSTILE[0])
+    watched = Recorded([Look((hostile, structs.replace(MINER, owner=HOSTILE[7])), NOW)])
 
     async def scenario(screen: Driven) -> None:
         for pressed in ((), ("enter",), ("pagedown",), ("escape", "t"), ("n",), ("q", "down", "k")):

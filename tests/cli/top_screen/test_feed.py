@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from minerwatch.api.snapshot import encode, encode_agent
 from minerwatch.cli.fleet_source import ClusterSource, Scope
@@ -216,7 +217,7 @@ def test_one_container_is_asked_for_again_with_all_its_processes(
 ) -> None:
     add_agent(api, 1)
     *_, look = watched.looks()
-    assert watched.whole(look.statuses[0]) == replace(MINER, node="node-1")
+    assert watched.whole(look.statuses[0]) == structs.replace(MINER, node="node-1")
     asked = [request.command for request in api.requests if request.is_exec]
     assert asked[-1] == ("minerwatch", "snapshot", "--full")
     lists = [request for request in api.requests if request.path == "/api/v1/pods"]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from minerwatch.api import orders
 from minerwatch.api.types import CullAnswer, CullStatus
@@ -31,8 +30,8 @@ class Agent:
         return orders.encode(self._answer)
 
 
-ACTING = replace(AGENT, culling="enforce")
-IN_EARNEST = replace(PERMITTED, dry_run=False, outcome="")
+ACTING = structs.replace(AGENT, culling="enforce")
+IN_EARNEST = structs.replace(PERMITTED, dry_run=False, outcome="")
 
 
 def test_without_culling_the_mode_is_the_reason() -> None:
@@ -44,7 +43,9 @@ def test_without_culling_the_mode_is_the_reason() -> None:
 
 def test_the_policys_own_choice_is_marked() -> None:
     status = CullStatus("enforce", "observe", "stop", dry_run=False, rung=0, reasons=("No.",))
-    choices = ByHand(Agent(PERMITTED).ordered).choices(replace(MINER, culling=status), ACTING)
+    choices = ByHand(Agent(PERMITTED).ordered).choices(
+        structs.replace(MINER, culling=status), ACTING
+    )
     assert [action for _, action, _ in choices] == [
         *("label", "stop", "kill", "stop-server", "evict", "delete")
     ]
@@ -53,7 +54,7 @@ def test_the_policys_own_choice_is_marked() -> None:
 
 
 def test_what_is_in_no_pod_has_the_actions_of_hosts() -> None:
-    container = replace(MINER, namespace="", pod="", pod_uid="", kind="engine")
+    container = structs.replace(MINER, namespace="", pod="", pod_uid="", kind="engine")
     choices = ByHand(Agent(PERMITTED).ordered).choices(container, ACTING)
     assert [action for _, action, _ in choices] == ["stop", "pause", "kill", "stop-container"]
 
@@ -77,7 +78,7 @@ def test_a_proposal_tries_nothing() -> None:
 
 @pytest.mark.parametrize("is_dry", [True, False])
 def test_what_was_confirmed_as_a_dry_run_stays_one(is_dry: bool) -> None:
-    agent = Agent(replace(IN_EARNEST, dry_run=is_dry))
+    agent = Agent(structs.replace(IN_EARNEST, dry_run=is_dry))
     proposer = ByHand(agent.ordered)
     proposal = proposer.propose(MINER, "stop")
     told = proposer.carry_out(proposal)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
+from msgspec import structs
 from textual.events import MouseScrollDown
 
 from minerwatch.api.types import ContainerStatus
@@ -19,7 +19,7 @@ from tests.report.samples import MINER, NOW, SIMULATION
 
 def many(count: int, first: int = 0) -> tuple[ContainerStatus, ...]:
     return tuple(
-        replace(SIMULATION, container=f"c-{n:05}", cgroup=f"/c/{n}", cpu_cores=1e5 - n)
+        structs.replace(SIMULATION, container=f"c-{n:05}", cgroup=f"/c/{n}", cpu_cores=1e5 - n)
         for n in range(first, first + count)
     )
 
@@ -80,7 +80,9 @@ def test_what_is_selected_stays_selected_on_its_line_while_rows_come_and_go() ->
         await screen.press(*["pagedown"] * 6, "up")
         chosen, line = screen.selected, screen.line
         for _ in range(3):
-            worse = tuple(replace(MINER, cgroup=f"/m/{n}") for n in range(rng.randint(0, 400)))
+            worse = tuple(
+                structs.replace(MINER, cgroup=f"/m/{n}") for n in range(rng.randint(0, 400))
+            )
             await shows(screen, watched, (*worse, *many(400)))
             check(screen)
             assert (screen.selected.key, screen.line) == (chosen.key, line)
@@ -93,7 +95,7 @@ def test_while_the_first_rows_are_in_sight_they_stay_in_sight() -> None:
 
     async def scenario(screen: Driven) -> None:
         await screen.press("down")
-        await shows(screen, watched, (replace(MINER, cgroup="/m"), *many(100)))
+        await shows(screen, watched, (structs.replace(MINER, cgroup="/m"), *many(100)))
         assert screen.selected.status.container == "c-00001"
         assert screen.app.main.table.span[0] == 1
 

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from minerwatch.api.types import ContainerStatus
 from minerwatch.untrusted_text.display import printable
@@ -38,7 +37,7 @@ def rows(statuses: tuple[ContainerStatus, ...] = NODE, **chosen: object) -> tupl
 
 def twins(*numbers: int, **changes: object) -> tuple[ContainerStatus, ...]:
     return tuple(
-        replace(MINER, pod=f"pod-{n}", pod_uid=str(n), cgroup=f"/{n}", **changes)  # type: ignore[arg-type]
+        structs.replace(MINER, pod=f"pod-{n}", pod_uid=str(n), cgroup=f"/{n}", **changes)
         for n in numbers
     )
 

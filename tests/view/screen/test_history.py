@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from math import isnan, nan
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from minerwatch.view.screen.history import CpuHistory, Journal, key_of, sparkline, total
 from tests.report.samples import MINER, NOW, SIMULATION, container
@@ -19,7 +19,7 @@ def readings(history: CpuHistory) -> list[float | None]:
 
 
 def add(history: CpuHistory, cores: float, at_s: float) -> None:
-    history.add([replace(MINER, cpu_cores=cores)], at_s)
+    history.add([structs.replace(MINER, cpu_cores=cores)], at_s)
 
 
 def test_readings_stand_at_equal_distances() -> None:
@@ -108,7 +108,7 @@ def test_a_sparkline_is_as_wide_as_asked(
 
 def test_a_level_that_changes_is_noted() -> None:
     journal = Journal()
-    clear = replace(MINER, level="clear")
+    clear = structs.replace(MINER, level="clear")
     journal.add([clear, SIMULATION], NOW)
     journal.add([MINER, SIMULATION], NOW + timedelta(seconds=5))
     journal.add([MINER, SIMULATION], NOW + timedelta(seconds=10))
@@ -129,11 +129,11 @@ def test_what_was_flagged_when_the_screen_was_opened_is_no_change() -> None:
 def test_the_journal_is_bounded() -> None:
     journal = Journal()
     journal.add([], NOW)
-    many = [replace(MINER, cgroup=f"/{number}") for number in range(5100)]
+    many = [structs.replace(MINER, cgroup=f"/{number}") for number in range(5100)]
     for each in many:
         journal.add([each], NOW)
     assert sum(len(journal.of(key_of(each))) for each in many) == 5000
     for number in range(50):
         level = "likely" if number % 2 else "confirmed"
-        journal.add([replace(MINER, level=level)], NOW)
+        journal.add([structs.replace(MINER, level=level)], NOW)
     assert len(journal.of(key_of(MINER))) == 20

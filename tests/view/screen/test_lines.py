@@ -11,6 +11,7 @@ from math import nan
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from rich.cells import cell_len
 from rich.text import Text
 
@@ -118,7 +119,9 @@ def test_the_banner_of_a_cluster_while_it_is_asked() -> None:
 
 
 def test_agents_that_differ_and_modes_that_act_are_told() -> None:
-    enforcing = replace(AGENT, node="node-8", culling="enforce", version="0.2.0", broken_rules=2)
+    enforcing = structs.replace(
+        AGENT, node="node-8", culling="enforce", version="0.2.0", broken_rules=2
+    )
     look = Look(NODE, NOW, agents=(AGENT, enforcing))
     (first, *_) = plain(banner(look, 200))
     assert "agents 0.1.0 (1), 0.2.0 (1)" in first
@@ -327,7 +330,7 @@ def test_the_page_of_what_is_gone_or_silent_says_so() -> None:
 
 
 def test_connections_that_are_not_looked_at_are_not_denied() -> None:
-    off = replace(AGENT, probes_off={"connections": "switched off (probes.connections)"})
+    off = structs.replace(AGENT, probes_off={"connections": "switched off (probes.connections)"})
     text = "\n".join(plain(page(Subject(MINER, NOW, agent=off), 80)))
     assert "Not looked at: switched off (probes.connections)" in text
     assert "None is known." in "\n".join(plain(page(Subject(MINER, NOW, agent=AGENT), 80)))
@@ -335,7 +338,9 @@ def test_connections_that_are_not_looked_at_are_not_denied() -> None:
 
 def test_ipv6_and_many_connections() -> None:
     many = tuple(ConnectionStatus("2001:db8::1", port, MINER.since) for port in range(1, 50))
-    talkative = replace(MINER, processes=(replace(MINER.processes[0], connections=many),))
+    talkative = structs.replace(
+        MINER, processes=(structs.replace(MINER.processes[0], connections=many),)
+    )
     text = "\n".join(plain(page(Subject(talkative, NOW), 100)))
     assert "[2001:db8::1]:1 for 12m" in text
     assert "… and 17 more" in text
@@ -347,9 +352,9 @@ def test_what_the_page_says_of_culling() -> None:
 
     assert "No agent says" in said(None)
     assert "it only observes" in said(AGENT)
-    assert "in mode enforce" in said(replace(AGENT, culling="enforce"))
+    assert "in mode enforce" in said(structs.replace(AGENT, culling="enforce"))
     decided = CullStatus("dry-run", "observe", "evict", True, 0, ("It is too young.",))
-    text = " ".join(plain(page(Subject(replace(MINER, culling=decided), NOW), 80)))
+    text = " ".join(plain(page(Subject(structs.replace(MINER, culling=decided), NOW), 80)))
     assert "It is not evicted in a dry run, because:   - It is too young." in text
 
 
@@ -443,7 +448,7 @@ def test_a_ladder_of_processes_does_not_leave_the_screen() -> None:
 def test_every_process_is_shown_whatever_it_says_is_its_parent(
     some: list[tuple[ProcessStatus, int, int]], is_tree: bool
 ) -> None:
-    given = [replace(each, pid=pid, parent_pid=parent) for each, pid, parent in some]
+    given = [structs.replace(each, pid=pid, parent_pid=parent) for each, pid, parent in some]
     shown = listed(*given, is_tree=is_tree)
     heads = [line for line in shown if line[4:11].strip()]
     assert sorted(int(line[4:11]) for line in heads) == sorted(each.pid for each in given)
@@ -499,7 +504,9 @@ def test_processes_by_other_columns() -> None:
              ("score", "cpu", "memory", "threads")}  # fmt: skip
     assert first == {"score": 1, "cpu": 1, "memory": 2, "threads": 1}
     assert process_view(both, sort="memory", is_reversed=True)[0].first.pid == 1
-    by_owner = process_view(replace(both, owner=""), replace(MINER, owner="zoe"), sort="owner")
+    by_owner = process_view(
+        structs.replace(both, owner=""), structs.replace(MINER, owner="zoe"), sort="owner"
+    )
     assert by_owner[0].status.owner == "zoe"
     lines = drawn_all(shown_of([both], View(kind=Kind.PROCESSES)), 120)
     assert "MEMORY" in lines[0]
@@ -526,7 +533,7 @@ def nodes(look: Look, **chosen: object) -> tuple[NodeRow, ...]:
 
 
 def test_nodes_say_why_they_are_missing_and_what_their_agents_lack() -> None:
-    odd = replace(
+    odd = structs.replace(
         AGENT, node="node-8", broken_rules=1, probes_off={"execs": "it needs NET_ADMIN"},
         blind_spots=("/proc is not the host's",),
     )  # fmt: skip
@@ -564,7 +571,7 @@ def test_what_is_off_by_choice_is_no_trouble_and_what_is_clear_is_not_flagged() 
 
 
 def test_nodes_are_sorted_and_filtered() -> None:
-    busy = replace(SIMULATION, node="node-1", cpu_cores=30.0)
+    busy = structs.replace(SIMULATION, node="node-1", cpu_cores=30.0)
     look = Look((MINER, busy), NOW, COVERAGE)
     assert [row.node for row in nodes(look, sort="cpu")] == ["node-1", "node-7", "node-3"]
     assert [row.node for row in nodes(look, sort="node")] == ["node-1", "node-3", "node-7"]
@@ -603,7 +610,7 @@ def test_processes_are_printed_once_as_a_table_and_as_json() -> None:
     busy = container(
         owner="user: ada",
         processes=tuple(
-            replace(each, cpu_seconds=3600.0, memory_bytes=1 << 30, threads=2)
+            structs.replace(each, cpu_seconds=3600.0, memory_bytes=1 << 30, threads=2)
             for each in workers(3, 0.5)
         ),
     )
@@ -623,7 +630,7 @@ def test_more_processes_than_are_known_are_said() -> None:
     some = container(processes=workers(2, 0.5), process_count=2)
     rows = process_rows([some], View(kind=Kind.PROCESSES))
     assert not limits(rows)
-    assert limits(process_rows([replace(some, process_count=9)], View(kind=Kind.PROCESSES)))
+    assert limits(process_rows([structs.replace(some, process_count=9)], View(kind=Kind.PROCESSES)))
 
 
 def test_a_clusters_totals_are_those_of_its_agents() -> None:

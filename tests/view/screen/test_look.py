@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from minerwatch.api.types import AgentStatus, NodeAnswer, NodeReport, Unanswered
 from minerwatch.view.screen.look import KEPT, Answers
@@ -15,7 +15,7 @@ AGENT = AgentStatus("node-1", "0.1.0")
 
 
 def answered(node: str = "node-1", cores: float = 1.0) -> NodeAnswer:
-    status = replace(MINER, node=node, cpu_cores=cores)
+    status = structs.replace(MINER, node=node, cpu_cores=cores)
     return NodeAnswer(node, f"minerwatch/{node}", NodeReport((status,), AGENT))
 
 
