@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from minerwatch.cli.main import cli
-from minerwatch.config.schema import Config, checked
+from minerwatch.config.reader import checked
+from minerwatch.config.schema import Config
 from tests.deploy.services import GUIDE, anchors
 
 FOLDER = Path(__file__).parent.parent

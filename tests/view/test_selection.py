@@ -85,9 +85,9 @@ def test_busy_are_those_that_burn_cpu_or_have_findings() -> None:
 
 
 def test_what_is_flagged_is_shown_until_its_level_has_fallen() -> None:
-    falling = replace(container(), level="likely")
+    falling = structs.replace(container(), level="likely")
     assert busy([container(), falling]) == [falling]
-    weak = replace(SUSPICIOUS, level="clear", score=1.0)
+    weak = structs.replace(SUSPICIOUS, level="clear", score=1.0)
     assert sorted_by([SIMULATION, weak, falling], "score") == [falling, weak, SIMULATION]
 
 

@@ -519,7 +519,7 @@ def test_the_owner_of_a_process_is_there_at_120_columns_and_all_at_200(
     width: int, titles: str
 ) -> None:
     whole = process(pid=1, cpu_cores=2.0, cpu_seconds=9.0, memory_bytes=1 << 20, threads=9)
-    shown = shown_of([replace(MINER, processes=(whole,))], View(kind=Kind.PROCESSES))
+    shown = shown_of([structs.replace(MINER, processes=(whole,))], View(kind=Kind.PROCESSES))
     title = drawn_all(shown, width)[0].split()
     for each in ("PID", "MEMORY", "OWNER", "CONTAINER", "COMMAND", *titles.split()):
         assert each in title, (each, title)
@@ -559,8 +559,8 @@ def test_nodes_say_why_they_are_missing_and_what_their_agents_lack() -> None:
 def test_what_is_off_by_choice_is_no_trouble_and_what_is_clear_is_not_flagged() -> None:
     off = {"first_words": "switched off (probes.first_words)", "execs": "it needs NET_ADMIN"}
     states = (ProbeReport("first_words", "off"), ProbeReport("execs", "unavailable"))
-    agent = replace(AGENT, probes_off=off, probes=states)
-    weak = replace(MINER, level="clear", score=1.0)
+    agent = structs.replace(AGENT, probes_off=off, probes=states)
+    weak = structs.replace(MINER, level="clear", score=1.0)
     look = Look((weak,), NOW, agents=(agent,))
     (row,) = nodes(look)
     assert row.flagged == 0
