@@ -12,6 +12,7 @@ import msgspec
 import yaml
 
 from minerwatch.errors import ConfigError
+from minerwatch.untrusted_text.display import printable
 
 _WORD = re.compile(r"[\w./*-]{1,64}")
 _MERGE = "tag:yaml.org,2002:merge"
@@ -177,7 +178,7 @@ def suggestion(word: str, choices: Iterable[str]) -> str:
 
 def in_words(error: msgspec.ValidationError) -> tuple[str, str]:
     """Return the key of msgspec's ``… - at `$.node.proc```, and the rest in plain words."""
-    text, _, path = str(error).partition(" - at ")
+    text, _, path = printable(str(error)).partition(" - at ")
     key = path.strip("`").removeprefix("$").removeprefix(".")
     if "matching regex" in text:
         return key, next((words for part, words in _FORMS.items() if part in text), text)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minerwatch.config.reader import load, parse
@@ -149,6 +149,7 @@ trees = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(Config.__struct_fields__), trees, max_size=4))
+@example({"node": {"\n": None}})
 def test_no_tree_does_anything_but_parse_or_raise_our_error(tree: dict[str, object]) -> None:
     said = ""
     try:
