@@ -21,7 +21,14 @@ from minerwatch.api.snapshot import decode_agent
 from minerwatch.cli.main import cli
 from tests.agent.test_daemon import OWN_RULES_ONLY, RunningAgent
 from tests.agent.test_tick import runtime_bundle
-from tests.conftest import CgroupFolders, Programs, container_id, pod_uid, remove_parent_cgroups
+from tests.conftest import (
+    TOP,
+    CgroupFolders,
+    Programs,
+    container_id,
+    pod_uid,
+    remove_parent_cgroups,
+)
 from tests.kube.api_server import (
     Answering,
     ApiServer,
@@ -35,7 +42,7 @@ from tests.waiting import until
 
 UID = pod_uid("5d3c1a22")
 ID = container_id("c4")
-POD_PATH = f"/kubepods/burstable/pod{UID}/{ID}"
+POD_PATH = f"{TOP}/kubepods/burstable/pod{UID}/{ID}"
 NODE = "worker-1"
 CONTACT = "Ask abuse@example.org."
 EVENTS = "/apis/events.k8s.io/v1"

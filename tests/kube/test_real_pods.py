@@ -72,7 +72,9 @@ def image(cluster: AnyCluster) -> str:
     return next(fitting, "docker.io/library/busybox:1.37")
 
 
-def start_pod(cluster: AnyCluster, name: str, command: list[str], **spec: Any) -> dict[str, Any]:
+def start_pod(
+    cluster: AnyCluster, name: str, command: list[str], labels: dict[str, str], **spec: Any
+) -> dict[str, Any]:
     """A pod that runs; skips where none can, for want of a node or an image."""
     container = {
         "name": "agent",
@@ -86,7 +88,7 @@ def start_pod(cluster: AnyCluster, name: str, command: list[str], **spec: Any) -
     pod = {
         "metadata": {
             "name": name,
-            "labels": dict([SELECTOR.split("=")]),
+            "labels": labels,
             "annotations": {"hub.jupyter.org/username": "ada@example.org"},
         },
         "spec": {
@@ -132,7 +134,7 @@ def start_pod(cluster: AnyCluster, name: str, command: list[str], **spec: Any) -
 @pytest.fixture(scope="module")
 def agent_pod(cluster: AnyCluster) -> dict[str, Any]:
     loop = ["/bin/sh", "-c", "while :; do sleep 1; done"]
-    pod = start_pod(cluster, "agent", loop, hostPID=True)
+    pod = start_pod(cluster, "agent", loop, dict([SELECTOR.split("=")]), hostPID=True)
     return adopted(cluster, pod)
 
 
@@ -251,7 +253,7 @@ def test_top_and_explain_ask_the_agents(
 def test_a_pod_that_mines_on_this_very_node(cluster: AnyCluster, tmp_path: Path) -> None:
     """The agent on the node's own kernel, with no more rights than it is given."""
     loop = ["/bin/sh", "-c", "while :; do :; done", *POOL]
-    pod = start_pod(cluster, "miner", loop)
+    pod = start_pod(cluster, "miner", loop, {})  # with their label the DaemonSet would remove it
     if not any(bare_id(pod) in str(folder) for folder in CGROUPS.rglob("*") if folder.is_dir()):
         pytest.skip("the pod runs on another machine: run the tests as root on a cluster's node")
     kubeconfig = cluster.write_kubeconfig(tmp_path / "agent", "agent", AGENT_RULES)
