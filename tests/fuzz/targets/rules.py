@@ -112,7 +112,7 @@ def yara_file(data: bytes) -> None:
         assert trouble[1]
 
 
-@target("config.schema", max_bytes=2048, cost=8)
+@target("config.reader", "config.schema", max_bytes=2048, cost=8)
 def configuration(data: bytes) -> None:
     """The configuration: a typed tree of finite numbers, or an error that names the key."""
     try:
