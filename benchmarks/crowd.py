@@ -18,8 +18,9 @@ CONTAINERS_A_POD = 2
 TOP = f"minerwatch-bench-{os.getpid()}"
 """The cgroup of this process's own; others may measure at the same time."""
 
-# Forks a sleeper for each line, into the cgroup that it names, and prints its pid. It goes there
-# itself first, for a move costs much more than a fork; vfork returns when the sleeper is one.
+# Forks a sleeper for each line, into the cgroup that it names and with the arguments after it, and
+# prints its pid. It goes there itself first, for a move costs much more than a fork; vfork returns
+# when the sleeper is one.
 _FORKER = r"""
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -41,7 +42,7 @@ static int move(const char *folder) {
 }
 int main(int count, char **arguments) {
   static char line[8192];
-  if (count < 3) for (;;) pause();
+  if (!strcmp(arguments[0], "sleep")) for (;;) pause();
   char *home = arguments[2];
   signal(SIGCHLD, SIG_IGN);
   while (fgets(line, sizeof line, stdin)) {
@@ -54,11 +55,15 @@ int main(int count, char **arguments) {
     }
     char *command = strchr(line, '\t');
     *command++ = 0;
+    char *words[32] = {"sleep"};
+    int number = 1;
+    for (char *word = strtok(command, " "); word && number < 31; word = strtok(0, " "))
+      words[number++] = word;
     if (move(line)) { puts("0"); continue; }
     pid_t child = vfork();
     if (child == 0) {
       prctl(PR_SET_PDEATHSIG, SIGKILL);
-      execl(arguments[1], "sleep", command, (char *)0);
+      execv(arguments[1], words);
       _exit(1);
     }
     printf("%d\n", child);

@@ -31,10 +31,11 @@ from benchmarks.pods import NODE, kubeconfig, pod
 from benchmarks.probes import Lines
 from benchmarks.table import Budget, Row, missing, needs_root, parser, show
 from minerwatch.api.client import answer
+from tests.agent.test_tick import POOL
 from tests.kube.api_server import ApiServer
 
 START, HOUR, ANSWERS = "Start to first verdict", "An hour of churn", "Answers"
-_MINER = "-o stratum+tcp://pool.example.org:3333 --donate-level 1 -u x"
+_MINER = " ".join(POOL)
 _TICK_S = 10.0
 _REPLACED_SHARE = 0.01
 _FLAGGED = 5
