@@ -140,8 +140,7 @@ def facts_of(
         sockets: SocketIterator | SocketReader = SocketIterator()
     except BpfUnavailableError:
         sockets = SocketReader()
-    closed = SocketReader().closed
-    pods = PodNetworks(CounterReader(), PodSockets(sockets, closed=closed).start())
+    pods = PodNetworks(CounterReader(), PodSockets(sockets, closed=SocketReader()).start())
     facts: Facts = {}
     try:
         with ExitStack() as running:

@@ -272,8 +272,8 @@ def _pod_networks(config: Config) -> tuple[PodNetworks | None, ProbeStatus]:
     sockets, _ = kernel_source(name, config, SocketIterator)
     source = f"{FILES}, sockets by {FILES if sockets is None else ITERATOR}"
     inside = ClusterNetworks(config.node.cluster_networks, config.node.proc)
-    files = SocketReader(config.node.proc)
-    pod_sockets = PodSockets(sockets or files, inside, files.closed).start()
+    files, closed = SocketReader(config.node.proc), SocketReader(config.node.proc)
+    pod_sockets = PodSockets(sockets or files, inside, closed).start()
     return PodNetworks(found, pod_sockets), ProbeStatus(name, "", is_wanted, source)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import SubprocessError
 
+from minerwatch import __version__
 from minerwatch.backoff import Backoff
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
@@ -22,6 +23,7 @@ from minerwatch.detection.sigma.rulebook import RuleBook
 from minerwatch.errors import RuleError
 from minerwatch.node.guarded_child import output_of
 from minerwatch.node.yara_scan import compile_errors
+from minerwatch.untrusted_text.display import printable
 from minerwatch.worker import Worker
 
 _MAX_LOAD_S = 300.0
@@ -50,12 +52,15 @@ def load_in_child(
     folders: tuple[Path, ...], private: tuple[Path, ...], previous: RuleBook | None
 ) -> RuleBook:
     """Load rules in a child. Raises OSError or ValueError if it gives no answer."""
-    question = pickle.dumps((folders, private, previous), pickle.HIGHEST_PROTOCOL)
+    question = pickle.dumps(__version__)
+    question += pickle.dumps((folders, private, previous), pickle.HIGHEST_PROTOCOL)
     try:
         answer = output_of("minerwatch.agent.rule_loader_child", question, max_s=_MAX_LOAD_S)
         book = pickle.loads(answer)  # noqa: S301 - from this program's own child
     except (SubprocessError, pickle.UnpicklingError, EOFError) as error:
         raise ValueError(f"the child that loads rules gave no answer: {error}") from error
+    if isinstance(book, str):
+        raise ValueError(f"version {printable(book, 32)} was installed: restart this agent")
     if not isinstance(book, RuleBook):
         raise ValueError("the child that loads rules returned no rule book")
     return book

@@ -2,8 +2,9 @@
 
 The agent runs this module and never imports it: pySigma, and the memory that parsing takes, go
 with the process. Both sides are this program and the files are the operator's, so they exchange
-pickles. Standard input holds folders, private folders and the earlier book or None; standard output
-returns the book as it is now.
+pickles. Standard input holds the agent's version, then folders, private folders and the earlier
+book or None; standard output returns the book as it is now, or the version of this program if it is
+another: it was installed while the agent ran, and may have other types.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import pickle
 import sys
 from contextlib import suppress
 
+from minerwatch import __version__
 from minerwatch.detection.sigma import rulebook
 from minerwatch.garbage import leave_to_the_kernel
 from minerwatch.node import confined
@@ -27,7 +29,10 @@ def main() -> None:
     _bound_itself()
     gc.disable()  # what it finds is freed at the exit; looking for it takes an eighth of the time
     leave_to_the_kernel()
-    folders, private, previous = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the agent
+    if pickle.load(sys.stdin.buffer) != __version__:  # noqa: S301 - from the agent
+        pickle.dump(__version__, sys.stdout.buffer)
+        return
+    folders, private, previous = pickle.load(sys.stdin.buffer)  # noqa: S301 - as above
     if previous is None:
         book = rulebook.load(folders, private)
     else:

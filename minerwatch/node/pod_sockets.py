@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
@@ -102,6 +102,15 @@ class PodSocketsSource(Protocol):
         """Release the kernel's resources."""
 
 
+class ClosedSource(Protocol):
+    """A source of the ends of connections that were closed lately."""
+
+    failures: dict[str, int]
+
+    def closed(self, pid: int) -> Iterable[_Remote]:
+        """Return those of the namespace of a process."""
+
+
 @dataclass(slots=True)
 class _Seen:
     unanswered: OrderedDict[_Remote, dict[int, float]] = field(default_factory=OrderedDict)
@@ -115,25 +124,17 @@ class _Seen:
     closed_s: float = float("-inf")
 
 
-def _no_ends(_pid: int) -> Iterable[_Remote]:
-    return ()
-
-
 class PodSockets:
-    """Watches given namespaces; ``failures`` are those of the source."""
+    """Watches given namespaces."""
 
     def __init__(
         self,
         source: PodSocketsSource,
         networks: ClusterNetworks | None = None,
-        closed: Callable[[int], Iterable[_Remote]] = _no_ends,
+        closed: ClosedSource | None = None,
     ) -> None:
-        """``networks``: inside the cluster; used by the thread.
-
-        ``closed`` returns ends of connections that the namespace of a process closed lately.
-        """
+        """``networks``: inside the cluster; used by the thread, as are both sources."""
         self._closed = closed
-        self.failures = source.failures
         self._source = source
         self._networks = networks or ClusterNetworks()
         self._lock = threading.Lock()
@@ -143,6 +144,12 @@ class PodSockets:
         self._is_closed = False
         self._has_begun = False  # connects fail since the last look
         self._thread: Worker | None = None
+
+    def failures(self) -> Iterator[tuple[str, int]]:
+        """Yield failures of the sources since the start: reason, count."""
+        yield from self._source.failures.items()
+        if self._closed is not None:
+            yield from self._closed.failures.items()
 
     def start(self) -> PodSockets:
         """Look in a thread from now on."""
@@ -251,10 +258,10 @@ class PodSockets:
                 and watched[namespace].closes_at_once
                 and now_s >= seen.closed_s + _CLOSED_EVERY_S
             ]
-        if not due:
+        if not due or self._closed is None:
             return
         _, pid, seen = min(due, key=lambda each: each[0])
-        ends = Counter(islice(self._closed(pid), _MAX_CONNECTS))
+        ends = Counter(islice(self._closed.closed(pid), _MAX_CONNECTS))
         closed = [
             end
             for end, count in ends.items()

@@ -141,17 +141,18 @@ class SocketReader:
         """Yield the remote ends of connections that the namespace of ``pid`` closed first.
 
         The kernel keeps each for a minute, in no table of open files. Those to a port that is
-        listened on are left out: others opened them.
+        listened on are left out: others opened them. Each file lists what listens first.
         """
         for name in ("tcp", "tcp6"):
             listening: set[bytes] = set()
             found: set[tuple[bytes, bytes, bytes]] = set()  # a list that changes repeats some
             for lines in self._lines(f"{self._proc}/{pid}/net/{name}"):
                 listening.update(match[1] for match in _LISTENING.finditer(lines))
-                found.update(_CLOSED.findall(lines))
-            for port, address, remote_port in found:
-                if port not in listening:
-                    yield _packed(address), int(remote_port, 16)
+                for each in _CLOSED.findall(lines):
+                    port, address, remote_port = each
+                    if port not in listening and each not in found:
+                        found.add(each)
+                        yield _packed(address), int(remote_port, 16)
 
     def sockets_of(self, pid: int, at_s: float) -> OpenSockets | None:
         """Return the sockets of ``pid``; None if it exited or cannot be read.

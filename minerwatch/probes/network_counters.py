@@ -150,7 +150,7 @@ class PodNetworks:
         """Yield failures since the start: reason, count."""
         yield from self._reader.failures.items()
         if self._sockets is not None:
-            yield from self._sockets.failures.items()
+            yield from self._sockets.failures()
 
     def close(self) -> None:
         """End the thread that looks at connects."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from minerwatch import __version__
 from minerwatch.agent.rule_loader import Load, RuleLoader, RuleSet, load_in_child
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.sigma import rulebook
@@ -81,7 +82,7 @@ def test_ticks_go_before_a_child_that_reads_again(tmp_path: Path, is_again: bool
     """Under a CPU quota; nothing waits but the agent's start."""
     write(tmp_path / "one.yml", "one")
     previous = rulebook.bare(rulebook.load([tmp_path])) if is_again else None
-    asked = pickle.dumps(([tmp_path], [], previous))
+    asked = pickle.dumps(__version__) + pickle.dumps(([tmp_path], [], previous))
     child = (
         "import os, sys; from minerwatch.agent import rule_loader_child; rule_loader_child.main();"
         "print(os.getpriority(os.PRIO_PROCESS, 0), file=sys.stderr)"
@@ -160,6 +161,15 @@ def test_whatever_a_child_answers_it_is_an_error_or_a_rule_book(
         lambda _command, **options: run([sys.executable, "-c", child], **options),
     )
     with pytest.raises((OSError, ValueError)):
+        load_in_child((tmp_path,), (), None)
+
+
+def test_a_child_of_another_version_loads_no_rules(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its enums may be other classes: ``is`` would not hold, and no rule would be experimental."""
+    monkeypatch.setattr("minerwatch.agent.rule_loader.__version__", "0.0.1")
+    with pytest.raises(ValueError, match=f"version {__version__} was installed: restart"):
         load_in_child((tmp_path,), (), None)
 
 

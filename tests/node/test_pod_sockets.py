@@ -35,6 +35,19 @@ class Source:
         self.is_closed = True
 
 
+class Closed:
+    """Ends of closed connections, the same for each process."""
+
+    def __init__(self, *ends: tuple[bytes, int]) -> None:
+        self.failures = {"too_many": 3}
+        self.ends = [*ends]
+        self.asked: list[int] = []
+
+    def closed(self, pid: int) -> list[tuple[bytes, int]]:
+        self.asked.append(pid)
+        return self.ends
+
+
 FAILING, CALM = Watched((7,), has_failures=True), Watched((7,), has_failures=False)
 
 
@@ -106,22 +119,17 @@ def test_connects_that_succeed_or_are_old_do_not_count(source: Source, sockets: 
 
 
 def test_ends_of_closed_connections_are_those_of_the_last_minute() -> None:
-    asked: list[int] = []
     ends = [(v4(203, 0, 113, n), 22) for n in range(5)]
-
-    def closed(pid: int) -> list[tuple[bytes, int]]:
-        asked.append(pid)
-        return [*ends, *(10 * [ends[0]]), (v4(127, 0, 0, 1), 22)]
-
+    closed = Closed(*ends, *(10 * [ends[0]]), (v4(127, 0, 0, 1), 22))
     sockets = PodSockets(Source(), closed=closed)
     touching = replace(FAILING, closes_at_once=True)
     looked(sockets, FAILING, 1.0)
     looked(sockets, touching, 2.0, 3.0, 11.0)
     seen = sockets.seen(1)
-    assert asked == [7]
+    assert closed.asked == [7]
     assert seen is not None
     assert (seen.closed.ends, seen.closed.connections) == (5, 4 + 4)
-    del ends[1:]
+    del closed.ends[1:]
     looked(sockets, touching, 13.0)
     seen = sockets.seen(1)
     assert seen is not None
@@ -129,17 +137,18 @@ def test_ends_of_closed_connections_are_those_of_the_last_minute() -> None:
 
 
 def test_closed_connections_are_read_of_one_namespace_at_a_look() -> None:
-    asked: list[int] = []
-
-    def closed(pid: int) -> list[tuple[bytes, int]]:
-        asked.append(pid)
-        return []
-
+    closed = Closed()
     sockets = PodSockets(Source(), closed=closed)
     sockets.watch({n: Watched((n,), has_failures=True, closes_at_once=True) for n in range(5)})
     for number in range(5):
         sockets.look(1.0 + number / 10)
-    assert sorted(asked) == [*range(5)]
+    assert sorted(closed.asked) == [*range(5)]
+
+
+def test_failures_are_those_of_both_sources(source: Source) -> None:
+    source.failures = {"unreadable": 2}
+    sockets = PodSockets(source, closed=Closed())
+    assert [*sockets.failures()] == [("unreadable", 2), ("too_many", 3)]
 
 
 def test_sockets_that_cannot_be_read_are_not_none(source: Source, sockets: PodSockets) -> None:

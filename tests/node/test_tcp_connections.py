@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,16 @@ def test_a_table_without_end_is_read_up_to_a_limit(tmp_path: Path) -> None:
     reader = SocketReader(str(tmp_path), max_table_bytes=1 << 16, piece_bytes=4096)
     reader.connections([7], at_s=0)
     assert reader.failures["too_many"] == 1
+
+
+def test_of_very_many_closed_connections_no_more_are_read_than_are_wanted(tmp_path: Path) -> None:
+    lines = (f"  {n}: 0100007F:{n:04X} 0A00000A:0D05 06 tail\n" for n in range(4096))
+    write_process(tmp_path, "".join(lines).encode())
+    reader = SocketReader(str(tmp_path), max_table_bytes=1 << 16, piece_bytes=4096)
+    assert len([*islice(reader.closed(7), 1000)]) == 1000
+    assert reader.failures["too_many"] == 0
+    assert len([*reader.closed(7)]) < 4096
+    assert reader.failures["too_many"] > 0
 
 
 def identity(pid: int) -> ProcessId:

@@ -250,6 +250,27 @@ def test_a_child_that_lies_is_replaced(answer: str, tmp_path: Path, mixing: int)
         probe.close()
 
 
+def test_many_new_pages_at_first_hide_no_later_time_in_the_kernel(
+    tmp_path: Path, mixing: int
+) -> None:
+    script = tmp_path / "server.py"
+    script.write_text(
+        "import json, sys\n"
+        "for number, line in enumerate(sys.stdin):\n"
+        "    count = sum(each for _, each in json.loads(line)['addresses'])\n"
+        "    answer = {'samples': count, 'classes': [0] * 10 + [count], 'io_bytes': 0,\n"
+        "              'cpu_s': 10 * number, 'kernel_s': 6 * number - 60}\n"
+        "    print(json.dumps(answer), flush=True)\n"
+    )
+    probe, _ = opened({os.getpid(): me()}, GuardedProgram(script))
+    try:
+        for second in range(4):
+            probe.take(times(40, os.getpid(), mixing), float(second))
+        assert probe.facts(me().process)["KernelCpuShare"] == pytest.approx(0.6)
+    finally:
+        probe.close()
+
+
 @given(st.integers(-3, 9), st.integers(-3, 9), st.lists(st.integers(-9, 900), max_size=12))
 def test_an_answer_that_is_taken_is_possible(
     samples: int, hashing: int, classes: list[int]

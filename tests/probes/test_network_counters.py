@@ -15,7 +15,7 @@ from minerwatch.probes.network_counters import NetworkUser, PodNetworks
 from tests import shipped
 from tests.conftest import needs_root
 from tests.networks import two_networks
-from tests.node.test_pod_sockets import Source
+from tests.node.test_pod_sockets import Closed, Source
 from tests.waiting import PATIENCE_S
 
 HOST, POD = 1, 2
@@ -317,17 +317,13 @@ def test_closed_connections_are_read_where_connects_bring_nothing_and_succeed(
     counters: Counters, refused: int, asked: list[int]
 ) -> None:
     """To read them takes time, in which connects that fail are not seen."""
-    read: list[int] = []
-
-    def closed(pid: int) -> list[tuple[bytes, int]]:
-        read.append(pid)
-        return []
-
+    closed = Closed()
     sockets = PodSockets(Source(), closed=closed)
     pods = PodNetworks(counters, sockets)
     ticked(pods, lambda: counters.connect(300, refused=refused), user())
     sockets.look(1.0)
-    assert read == asked
+    assert closed.asked == asked
+    assert ("too_many", 3) in pods.failures()
 
 
 def test_a_reading_that_fails_starts_over(counters: Counters) -> None:

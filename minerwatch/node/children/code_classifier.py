@@ -49,7 +49,8 @@ _MAX_NAMES = 4096
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _FAULT_S = 1.5e-6
 """Of the kernel, for a new page of memory: what hashes in memory that it allocates for each hash
-spends two fifths of its time so, and is no server that the kernel sends and receives for."""
+spends two fifths of its time so, and is no server that the kernel sends and receives for. Where
+a page takes less, the time left may be below zero; what is added to it later is right."""
 _IO_FIELDS = (b"rchar", b"wchar", b"read_bytes", b"write_bytes")  # proc_pid_io(5)
 _HASHING_SHARE = 0.25
 _MAX_MEDIA_SHARE = 0.25
@@ -292,7 +293,7 @@ class _Process:
         stat = self._stat()
         self.is_same = int(stat[19]) == start_ticks
         system_s = int(stat[12]) / _TICKS_PER_S
-        self.kernel_s = max(0.0, system_s - int(stat[7]) * _FAULT_S)
+        self.kernel_s = system_s - int(stat[7]) * _FAULT_S
         self.cpu_s = int(stat[11]) / _TICKS_PER_S + system_s
         if stat[0] in _ENDED:  # memory is then read through another thread
             self._folder = self._living_thread()
