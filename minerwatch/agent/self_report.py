@@ -161,7 +161,8 @@ class SelfReport:
         if probe == "canary":
             return self._self_test.result
         if probe == "pod_network" and self._host_network_users:
-            return f"blind to {counted(self._host_network_users, 'container')} with hostNetwork"
+            blind_to = counted(self._host_network_users, "container")
+            return f"blind to {blind_to} on the host's network"
         return ""
 
     def _cluster(self) -> ClusterReport | None:

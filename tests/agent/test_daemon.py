@@ -320,7 +320,7 @@ def test_status_counts_containers_on_the_hosts_network(
         return next(each.reason for each in probes if each.name == "pod_network")
 
     agent.until(lambda: agent.get("/readyz")[0] == 200)
-    agent.until(lambda: re.fullmatch(r"blind to \d+ containers? with hostNetwork", remark()))
+    agent.until(lambda: re.fullmatch(r"blind to \d+ containers? on the host's network", remark()))
 
 
 def test_ctrl_c_stops_it_too(start: Start) -> None:
