@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from benchmarks.networks import Networks, namespace_of
 from minerwatch.agent.monitor import MonitoredNode, now_s, open_node
-from minerwatch.config.schema import Config, Probes
+from minerwatch.config.schema import Config, Node, Probes
 from minerwatch.model import Abuse, Level, Observation
 from tests import shipped
-from tests.conftest import TOP, CgroupFolders, container_id, needs_root
+from tests.conftest import TOP, CgroupFolders, container_id, needs_root, private_sys
 from tests.networks import two_networks
 from tests.waiting import until
 
@@ -24,14 +26,26 @@ NETWORK_ONLY = Config(
 )  # fmt: skip
 
 
-@pytest.fixture
-def node() -> Iterator[MonitoredNode]:
-    found = open_node(NETWORK_ONLY, shipped.book(), matcher=shipped.matcher())
+def opened(config: Config) -> Iterator[MonitoredNode]:
+    found = open_node(config, shipped.book(), matcher=shipped.matcher())
     if any(each.name == "pod_network" and each.off for each in found.probes):
         found.watch.close()
         pytest.skip("network counters need SYS_PTRACE: run it as root")
     yield found
     found.watch.close()
+
+
+@pytest.fixture
+def node() -> Iterator[MonitoredNode]:
+    yield from opened(NETWORK_ONLY)
+
+
+@pytest.fixture
+def own_node(cgroups: CgroupFolders, tmp_path: Path) -> Iterator[MonitoredNode]:
+    """A node without the containers of other tests."""
+    cgroups.make(f"{TOP}/docker")
+    folder = str(private_sys(tmp_path, cgroups.root))
+    yield from opened(structs.replace(NETWORK_ONLY, node=Node(sys=folder)))
 
 
 def flagged(node: MonitoredNode, found: Networks, cgroups: CgroupFolders, case: str) -> Observation:
@@ -82,15 +96,15 @@ def test_a_flood_is_likely(node: MonitoredNode, cgroups: CgroupFolders) -> None:
 
 @needs_root
 def test_a_container_in_the_hosts_network_is_said_to_be(
-    node: MonitoredNode, cgroups: CgroupFolders
+    own_node: MonitoredNode, cgroups: CgroupFolders
 ) -> None:
     ids = [container_id(digits) for digits in ("b8", "b9")]
 
     def uses() -> list[bool]:
-        node.watch.tick(now_s())
+        own_node.watch.tick(now_s())
         found = {
             each.container.container_id: each.uses_host_network
-            for each in node.watch.observations(10)
+            for each in own_node.watch.observations(10)
             if each.process_count
         }
         return [found[each] for each in ids if each in found]
@@ -102,7 +116,7 @@ def test_a_container_in_the_hosts_network_is_said_to_be(
         namespace_of(own.pid)
         until(lambda: len(uses()) == 2, every_s=0.2)
         assert uses() == [True, False]
-        until(lambda: node.watch.tick(now_s()).host_network_users == 1, every_s=0.2)
+        until(lambda: own_node.watch.tick(now_s()).host_network_users == 1, every_s=0.2)
         shared.kill()
         shared.wait()
 
