@@ -23,7 +23,7 @@ from minerwatch.api.types import BanAnswer, BanStatus
 from minerwatch.config.hub import Bans
 from minerwatch.config.values import DRY_RUN
 from minerwatch.culling.ban_patterns import banned_specs
-from minerwatch.culling.ban_store import BANS, NOTICES, BanStore, StorePace
+from minerwatch.culling.ban_store import BANS, NOTICES, BanStore
 from minerwatch.culling.banning import ban_status
 from minerwatch.culling.bans import (
     DAY_S,
@@ -36,6 +36,7 @@ from minerwatch.culling.bans import (
     candidates,
     network,
 )
+from minerwatch.culling.compare_and_swap import SwapPace
 from minerwatch.culling.sightings import MIN_AGE_S, Sightings
 from minerwatch.kube.attributions import HUB_USER, HubServer
 from minerwatch.kube.client import ApiError, Cluster
@@ -68,7 +69,7 @@ from tests.kube.api_server import Answering, ApiServer
 from tests.waiting import until
 
 STORE = "binder/minerwatch-bans"
-QUICK = StorePace(tries=200, first_delay_s=0.001, longest_delay_s=0.02)
+QUICK = SwapPace(tries=200, first_delay_s=0.001, longest_delay_s=0.02)
 NOW_S = 1_796_000_000
 REPOSITORY = "https://github.com/mallory/mine"
 HUBS = Path(__file__).parents[2] / "deploy" / "hub"
@@ -252,7 +253,7 @@ def test_what_cannot_be_read_is_not_overwritten(api: ApiServer, store: BanStore,
 def test_a_change_that_is_put_off_is_given_up_in_time(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, retry_after_s: float | None
 ) -> None:
-    pace = StorePace(tries=10_000, first_delay_s=0.05, longest_delay_s=0.05, give_up_s=0.3)
+    pace = SwapPace(tries=10_000, first_delay_s=0.05, longest_delay_s=0.05, give_up_s=0.3)
     store = BanStore(cluster, lambda: STORE, pace)
 
     def put_off(*_: object, **__: object) -> None:
