@@ -15,6 +15,7 @@ import pytest
 from msgspec import structs
 from rich.cells import cell_len
 from textual import events
+from textual.drivers.headless_driver import HeadlessDriver
 from textual.geometry import Region
 
 from minerwatch.api.types import AgentStatus, ContainerStatus, Unanswered
@@ -450,11 +451,13 @@ def test_sections_are_jumped_to() -> None:
 # Copies.
 
 
-def test_a_copy_goes_to_the_terminal_and_into_files(tmp_path: Path) -> None:
+def test_a_copy_goes_to_the_terminal_and_into_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written: list[str] = []
+    monkeypatch.setattr(HeadlessDriver, "write", lambda _driver, data: written.append(data))
 
     async def scenario(screen: Driven) -> None:
-        screen.app._driver.write = written.append  # type: ignore[union-attr, method-assign]
         await screen.press("e", "t")
         assert "copied to the terminal's clipboard (OSC 52)" in screen.text
         await screen.press("e", "s")
