@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import Connection, Facts, OpenSockets, ProcessId
-from minerwatch.node.bpf_iterator import BpfUnavailableError
 from minerwatch.node.cluster_networks import ClusterNetworks
 from minerwatch.node.socket_iterator import SocketIterator
 from minerwatch.node.tcp_connections import ConnectionReader
@@ -109,7 +109,7 @@ def test_a_server_without_connections_accepts_them() -> None:
 def test_a_session_with_a_pool_is_quiet_and_leads_outside() -> None:
     try:
         sockets = SocketIterator()
-    except BpfUnavailableError as error:
+    except SourceUnavailableError as error:
         pytest.skip(f"{error}: run it as root (it reads the kernel's sockets)")
     probe = Connections(ConnectionReader(reader=sockets, rest_per_work=0))
     with (

@@ -26,8 +26,9 @@ from benchmarks.bridge import (
     in_namespace,
 )
 from benchmarks.networks import NoNetworksError
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import Facts, ProcessId
-from minerwatch.node.bpf_iterator import BpfIterator, BpfUnavailableError
+from minerwatch.node.bpf_iterator import BpfIterator
 from minerwatch.node.first_words import Packet, PacketReader
 from minerwatch.node.network_links import NetworkLinks
 from minerwatch.node.socket_iterator import RECORD, ConnectionStart, Holder, SocketIterator
@@ -91,7 +92,7 @@ class Talk:
     def __init__(self, host: str) -> None:
         try:
             self.sockets = SocketIterator()
-        except BpfUnavailableError as error:
+        except SourceUnavailableError as error:
             pytest.skip(f"{error}: run it as root (it reads the kernel's sockets)")
         self.packets = in_namespace(host, Seen)
         links = in_namespace(host, NetworkLinks)

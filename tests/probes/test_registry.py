@@ -10,9 +10,10 @@ import pytest
 from benchmarks.orphan import Orphan
 from minerwatch.config.schema import Config
 from minerwatch.config.schema import Probes as Settings
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import ProcessId
 from minerwatch.node.memory_maps import MappingReader, Mappings
-from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
+from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.probes.base import Probe, no_owner
 from minerwatch.probes.memory_maps import MemoryMappings
 from minerwatch.probes.registry import Probes
@@ -131,7 +132,7 @@ def test_rounding_needs_the_task_iterator() -> None:
 def test_rounding_needs_a_kernel_whose_control_words_can_be_read() -> None:
     try:
         tasks = TaskIterator()
-    except TasksUnavailableError as error:
+    except SourceUnavailableError as error:
         pytest.skip(f"run it as root of a host: {error}")
     off = status_of(Probes(Config(), tasks=tasks))
     assert off["rounding"] == ""
@@ -180,7 +181,7 @@ def test_a_target_that_changes_all_the_time_does_no_harm(tmp_path: Path) -> None
     victim.write_bytes(Path("/bin/true").read_bytes())
     try:
         tasks = TaskIterator()
-    except TasksUnavailableError as error:
+    except SourceUnavailableError as error:
         pytest.skip(f"run it as root of a host: {error}")
     book = shipped.book()
     probes = Probes(Config(), content_rules=book.content, tasks=tasks)
