@@ -258,7 +258,7 @@ def _look(
     suspects = [
         Suspect(process, (0, 0, 0), is_settled=True) for _, family in families for process in family
     ]
-    probes.look(suspects, at_s)
+    probes.examine(suspects, at_s)
     for seen, family in families:
         for process in family:
             _note(seen, probes.facts(process), matcher)

@@ -74,7 +74,7 @@ class Endpoints:
         self.socket = socket_path(config)
         posts: Posts = {**parts.culling.posts(), HISTORY: PastIncidents(parts)}
         self._on_socket = SocketListener(
-            self.socket, self._private_routes(), self._note_error, posts
+            self.socket, self._private_routes(), self._log_error, posts
         )
         self._web: WebEndpoint | None = None
         try:
@@ -83,7 +83,7 @@ class Endpoints:
                 config,
                 cluster,
                 self._public_routes(),
-                self._note_error,
+                self._log_error,
                 node=parts.node.name,
                 reports=self._reports(),
             )
@@ -138,7 +138,7 @@ class Endpoints:
         from minerwatch.agent.web_endpoint import NodeView, WebEndpoint  # imports Rich
 
         view = NodeView(self._parts, self.status)
-        return WebEndpoint(self._state.config, view, self._note_error)
+        return WebEndpoint(self._state.config, view, self._log_error)
 
     def _public_routes(self) -> Routes:
         return {
@@ -212,7 +212,7 @@ class Endpoints:
     def _is_down(self, state: WorkerState) -> bool:
         return state.down_s > self._max_down_s
 
-    def _note_error(self, error: Exception) -> None:
+    def _log_error(self, error: Exception) -> None:
         self._telemetry.once.failure("answer failed", error)
 
 

@@ -113,11 +113,11 @@ class LeaseBudget:
         try:
             self._read()
         except ApiError as error:
-            self._note(error)
+            self._report_failure(error)
             return False
         return True
 
-    def keep_known(self, now_s: float, *, is_needed: bool, dry_run: bool) -> None:
+    def refresh_if_due(self, now_s: float, *, is_needed: bool, dry_run: bool) -> None:
         """Read the Lease if the last read is too old; called at every tick.
 
         ``now_s`` is monotonic; ``is_needed``: an action may follow. A spent budget is read less
@@ -202,7 +202,7 @@ class LeaseBudget:
                 *(attempt, self._cluster, self._pace, self._closing, self._rng), self._monotonic_s
             )
         except ApiError as error:
-            self._note(error)
+            self._report_failure(error)
             return False
 
     def _with_place(self, state: LeaseState, record: ActionRecord) -> LeaseState | bool:
@@ -288,7 +288,7 @@ class LeaseBudget:
         self._cluster.call(method, path, body=body, timeout_s=self._pace.answer_s)
         self._remember(wanted)
 
-    def _note(self, error: ApiError) -> None:
+    def _report_failure(self, error: ApiError) -> None:
         reason = "crowded" if error.reason == "conflict" else error.reason
         self.failures[reason] = self.failures.get(reason, 0) + 1
         with suppress(Exception):  # a failing callback must not prevent the decision

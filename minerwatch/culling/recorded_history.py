@@ -221,7 +221,7 @@ class DecisionLog:
         self._last: dict[ContainerKey, tuple[tuple[object, ...], float]] = {}  # and when
         self._lines_at_s: deque[float] = deque(maxlen=_MAX_DECISIONS_PER_HOUR)
 
-    def note(self, case: Case, decision: Decision) -> None:
+    def record(self, case: Case, decision: Decision) -> None:
         """Write the decision if it differs from the last one, unless that was a moment ago."""
         key, content = decision.container, (decision.proposed, decision.dry_run, decision.reasons)
         lines, last = self._lines_at_s, self._last.get(key)
@@ -243,6 +243,6 @@ class DecisionLog:
             "decision", node=self._context.agent.node, **msgspec.structs.asdict(line)
         )
 
-    def keep_only(self, keys: Collection[ContainerKey]) -> None:
+    def retain(self, keys: Collection[ContainerKey]) -> None:
         """Forget the decisions about all other containers."""
         self._last = {key: last for key, last in self._last.items() if key in keys}

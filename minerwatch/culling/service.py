@@ -81,13 +81,13 @@ class CullSwitch:
         self._on_outcome = on_outcome
         self._on_error = on_error
         self._culler: Culler | None = None
-        self._open()
+        self._start_culler()
 
     def use(self, config: Config) -> None:
         """Apply other settings; switching culling off releases all pods."""
         before, self._config = self._config, config
         if self._culler is None:
-            self._open()
+            self._start_culler()
             return
         self._culler.use(config)
         if config.culling.audit != before.culling.audit:
@@ -175,7 +175,7 @@ class CullSwitch:
 
         return handle
 
-    def _open(self) -> None:
+    def _start_culler(self) -> None:
         if self._config.culling.mode == OFF:
             return
         if self._cluster is None:

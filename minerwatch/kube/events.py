@@ -331,7 +331,7 @@ class EventSender:
             try:
                 self._send_once(news, is_first=not backoff.failures)
             except Exception as error:  # noqa: BLE001 - nothing may end this thread
-                self._note(error)
+                self._report_failure(error)
                 if not isinstance(error, ApiError) or not error.is_transient:
                     break
                 if self._now_unix_s() - news.at_unix_s > self._pace.give_up_s:
@@ -387,7 +387,7 @@ class EventSender:
             timeout_s=self._pace.answer_s,
         )
 
-    def _note(self, error: Exception) -> None:
+    def _report_failure(self, error: Exception) -> None:
         reason = reason_of(error)
         self._count(reason)
         with suppress(Exception):  # whatever reports it must not end this thread

@@ -110,14 +110,14 @@ def node_history(
     """
     sums = _Sums(since_s, until_s)
     sums.days = {date: [0.0, 0.0, 0.0] for date, _ in _days(since_s, until_s)}
-    for interval in intervals(_noted(sums, lines), since_s, until_s):
+    for interval in intervals(_events_added(sums, lines), since_s, until_s):
         if interval.usage is None:
             sums.gaps.append(Gap(rfc3339(interval.start_s), rfc3339(interval.end_s)))
         else:
             _add_usage(sums, interval, interval.usage)
     for line in actions:
         _add_action(sums, line)
-    _keep_foremost(sums)
+    _drop_least(sums)
     longest = sorted(sums.gaps, key=length_s, reverse=True)[:MAX_GAPS]
     of_pod = _by_pod(sums.actions.values())
     return NodeHistory(
@@ -144,8 +144,8 @@ def node_history(
     )  # fmt: skip
 
 
-def _noted(sums: _Sums, lines: Iterable[AnyLine]) -> Iterator[AnyLine]:
-    """Pass the lines on, and take in those that are events in time."""
+def _events_added(sums: _Sums, lines: Iterable[AnyLine]) -> Iterator[AnyLine]:
+    """Pass the lines on, and add those that are events in time."""
     for line in lines:
         at_s = unix_s(line.at)
         if at_s is not None and at_s <= sums.until_s:
@@ -248,11 +248,11 @@ def _add_action(sums: _Sums, line: ActionLine) -> None:
 
 def _insert(sums: _Sums, key: str, case: _Case) -> None:
     if len(sums.cases) >= 2 * MAX_INCIDENTS:  # seldom: to find the least takes time
-        _keep_foremost(sums)
+        _drop_least(sums)
     sums.cases[key] = case
 
 
-def _keep_foremost(sums: _Sums) -> None:
+def _drop_least(sums: _Sums) -> None:
     """Drop the least of too many: namespaces take turns, detected ones come first."""
     if len(sums.cases) > MAX_INCIDENTS:
         ranked = sorted(sums.cases.items(), key=lambda item: (-item[1].rank, -item[1].weight))

@@ -202,7 +202,7 @@ class Receiver:
             self._closing.wait(self._settings.group_for)
             self._wait_for_token()
             if not self._closing.is_set():
-                self._send(self._taken())
+                self._send(self._pop_batch())
 
     def _wait_for_token(self) -> None:
         """Wait until the rate limit allows a message."""
@@ -217,7 +217,7 @@ class Receiver:
                 return
             self._closing.wait((1 - self._tokens) / per_second)
 
-    def _taken(self) -> Batch:
+    def _pop_batch(self) -> Batch:
         with self._changed:
             self._trim()
             notices, self._waiting = tuple(self._waiting), []
@@ -233,7 +233,7 @@ class Receiver:
             try:
                 post(self._settings, waiting[0][0], self._pace.answer_s)
             except NotSentError as error:
-                self._note(error.reason, error)
+                self._count_failure(error.reason, error)
                 is_over = time.monotonic() - began_s > self._pace.give_up_s
                 if is_over:
                     break
@@ -254,7 +254,7 @@ class Receiver:
                 for each in part.notices:
                     self._drop(each)
 
-    def _note(self, reason: str, error: Exception) -> None:
+    def _count_failure(self, reason: str, error: Exception) -> None:
         self.failures[reason] += 1
         with suppress(Exception):  # whatever reports it must not end this thread
             self._on_error(f"notify {self.name}", error)

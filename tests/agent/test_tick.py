@@ -669,7 +669,7 @@ class Recorder(Probe):
         super().__init__(no_owner)
         self.seen: set[int] = set()
 
-    def _examine(self, suspects: Sequence[ProcessId], *_: object) -> None:
+    def _examine_due(self, suspects: Sequence[ProcessId], *_: object) -> None:
         self.seen.update(each.pid for each in suspects)
 
     def close(self) -> None:

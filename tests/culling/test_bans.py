@@ -471,7 +471,7 @@ def test_no_other_name_passes_for_an_address_without_users(
     good = [("good", (Attribution(OwnerKind.CLIENT, "8.8.8.8", "x"),))]
     seen, now_s = harness.culler.banning.sightings, time.time()
     for ago_s in range(round(MIN_AGE_S) + 61, 0, -61):
-        seen.note(good, frozenset(), now_s - ago_s)
+        seen.record(good, frozenset(), now_s - ago_s)
     kinds, there = (BanKind.ADDRESS,), {"8.8.8.8": 0}
     (each,) = ordered(harness, observation, kinds=kinds, unflagged=there).bans
     assert each.objections == ("1 others used it in the last seven days and were not flagged",)
@@ -567,7 +567,7 @@ def seen(path: Path, *, is_known: bool = True) -> Sightings:
     if is_known:
         (path / "sightings.json").write_text(f'{{"since_unix_s": 0, "last_unix_s": {NOW_S}}}')
     found = Sightings(path / "sightings.json")
-    found.note((), frozenset(), NOW_S)
+    found.record((), frozenset(), NOW_S)
     return found
 
 
@@ -579,7 +579,7 @@ def test_others_on_the_same_network_are_counted_once_they_stayed(tmp_path: Path)
     sightings = seen(tmp_path)
     for at_s in range(0, int(MIN_AGE_S) + 61, 61):
         pods = [("bad", (CLIENT,)), ("good", (NEIGHBOUR,)), ("also-bad", (CLIENT,))]
-        sightings.note(pods, frozenset({"bad", "also-bad"}), NOW_S + at_s + 61)
+        sightings.record(pods, frozenset({"bad", "also-bad"}), NOW_S + at_s + 61)
     now_s = NOW_S + MIN_AGE_S + 200
     assert sightings.unflagged(CLIENT, "bad", now_s) == 1
     assert sightings.unflagged(CLIENT, "good", now_s) == 0
@@ -598,7 +598,7 @@ def test_users_of_a_repository_are_counted_however_it_is_spelt(
     sightings = seen(tmp_path)
     good = Attribution(OwnerKind.REPOSITORY, REPOSITORY, "x")
     for at_s in range(0, int(MIN_AGE_S) + 61, 61):
-        sightings.note([("good", (good,))], frozenset(), NOW_S + at_s + 61)
+        sightings.record([("good", (good,))], frozenset(), NOW_S + at_s + 61)
     bad = Attribution(OwnerKind.REPOSITORY, spelling, "x")
     assert sightings.unflagged(bad, "bad", NOW_S + 8 * DAY_S) == 0
     assert sightings.unflagged(bad, "bad", NOW_S + 7 * DAY_S + 61) == 1
@@ -608,7 +608,7 @@ def test_a_name_that_is_only_claimed_has_no_users(tmp_path: Path) -> None:
     sightings = seen(tmp_path)
     claimed = replace(CLIENT, is_claim=True)
     for at_s in range(0, int(MIN_AGE_S) + 61, 61):
-        sightings.note([("forged", (claimed,))], frozenset(), NOW_S + at_s + 61)
+        sightings.record([("forged", (claimed,))], frozenset(), NOW_S + at_s + 61)
     assert sightings.unflagged(CLIENT, "bad", NOW_S + MIN_AGE_S + 200) == 0
 
 
@@ -620,7 +620,7 @@ def test_a_history_that_is_too_short_says_nothing(tmp_path: Path) -> None:
 
 def test_a_gap_makes_it_short_again(tmp_path: Path) -> None:
     sightings = seen(tmp_path)
-    sightings.note((), frozenset(), NOW_S + 8 * DAY_S)
+    sightings.record((), frozenset(), NOW_S + 8 * DAY_S)
     assert sightings.unflagged(CLIENT, "", NOW_S + 8 * DAY_S + 60) is None
 
 
@@ -636,7 +636,7 @@ def test_too_many_names_make_it_unknown(tmp_path: Path) -> None:
         (str(n), (Attribution(OwnerKind.REPOSITORY, f"https://x.org/{n}", "x"),))
         for n in range(6000)
     ]
-    sightings.note(pods, frozenset(), NOW_S + 100)
+    sightings.record(pods, frozenset(), NOW_S + 100)
     assert sightings.unflagged(CLIENT, "", NOW_S + 200) is None
 
 

@@ -24,7 +24,7 @@ from textual.widgets import DataTable
 
 from minerwatch.api.types import ContainerStatus
 from minerwatch.cli.top_screen.copies import copy_of
-from minerwatch.cli.top_screen.dialogs import propose, take_out
+from minerwatch.cli.top_screen.dialogs import export_copy, propose
 from minerwatch.cli.top_screen.feed import Feed, in_thread, reason_of
 from minerwatch.cli.top_screen.filters import AsciiFilter, HarmlessFilter
 from minerwatch.cli.top_screen.proposal import Proposer
@@ -258,7 +258,7 @@ class TopApp(App[None]):
             self.exit()
 
     @on(DataTable.RowSelected)
-    def _open(self) -> None:
+    def _show_selected(self) -> None:
         """Show everything about the selected row."""
         row, shown = self.main.table.selected, self.shown
         if row is None or shown is None:
@@ -327,7 +327,7 @@ class TopApp(App[None]):
             subjects = [self._presenter.subject(self.shown, each) for each in members]
             if not group:
                 subjects = [replace(subjects[0], status=await self._whole(status))]
-            await take_out(self, copy_of(subjects, group), self._folder or Path.cwd())
+            await export_copy(self, copy_of(subjects, group), self._folder or Path.cwd())
 
     @work
     async def action_act(self) -> None:
