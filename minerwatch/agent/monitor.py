@@ -74,10 +74,6 @@ def now_s() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _no_identity(_container: Container) -> Identity | None:
-    return None
-
-
 @dataclass(frozen=True, slots=True)
 class MonitoredNode:
     """A node whose sources are open: its watch, its containers as published, its blind spots."""
@@ -87,7 +83,7 @@ class MonitoredNode:
     source: str  # of containers and their CPU time
     blind_spots: tuple[str, ...]
     probes: tuple[ProbeStatus, ...]
-    identity: Callable[[Container], Identity | None] = _no_identity
+    identity: Callable[[Container], Identity | None] = lambda _container: None
     host: HostView | None = None  # names outside Kubernetes
     since: SinceFile | None = None  # levels that an earlier agent left
     first_words_left_out: Callable[[], int] = int  # packets, since the start

@@ -138,10 +138,6 @@ def _talking(node: TrackedNode, source: FirstWordsProbe | None) -> Set[Container
     return found.keys()
 
 
-def _no_facts(_of: ProcessId | ContainerKey) -> Facts:
-    return {}
-
-
 class Watch:
     """The node's containers and processes, from tick to tick.
 
@@ -183,7 +179,7 @@ class Watch:
         self._talking: Set[ContainerKey] = frozenset()  # with facts about first words
         self._details = Details(
             sources.probes.connections,
-            self._code.facts if self._code else _no_facts,
+            self._code.facts if self._code else lambda _of: {},
             sources.processes.memory_bytes,
             self._gpu_users.facts,
             sources.networks.uses_host_network if sources.networks else lambda _pid: False,

@@ -51,7 +51,8 @@ class RecordedHistory:
         self._node = context.agent.node
         self._audit = AuditLog(context.culling.audit, self._go_on)
         self._unread = _NOT_READ  # why the previous log could not be read; "": it was read
-        self._is_forgotten = False
+        self.is_forgotten = False
+        """Return True once the log was removed."""
         self._unread_stamps: object = None  # of the log that could not be read
         self._logged = ""  # the trouble that was logged last
         self.past = History.started(self._node, context.clock.now())
@@ -61,14 +62,9 @@ class RecordedHistory:
         """Return the reason why the log cannot be read or written; "": it can."""
         return self._unread or self._audit.trouble
 
-    @property
-    def is_forgotten(self) -> bool:
-        """Return True once the log was removed."""
-        return self._is_forgotten
-
     def make_ready(self) -> None:
         """Read the log if that has not succeeded yet; else write the queued lines."""
-        if self._is_forgotten:
+        if self.is_forgotten:
             return
         if self._unread:
             stamps = audit_log.stamps(self._audit.path)
@@ -84,7 +80,7 @@ class RecordedHistory:
 
     def forget(self) -> None:
         """Remove the log and its evidence, and write nothing from then on. Raises AuditError."""
-        self._is_forgotten = True
+        self.is_forgotten = True
         self._unread = _FORGOTTEN
         self._audit.remove()
 
@@ -135,7 +131,7 @@ class RecordedHistory:
         bans: Sequence[dict[str, object]] = (),
     ) -> bool:
         """Append a line; return True if it is on the disk now."""
-        if self._is_forgotten:
+        if self.is_forgotten:
             return False
         line = AuditLine(
             kind=kind,

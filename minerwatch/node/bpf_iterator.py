@@ -118,7 +118,9 @@ class BpfIterator:
         library = self._library
         opened = library.bpf_object__open_file(os.fsencode(path), None)
         if not opened:
-            raise SourceUnavailableError(f"{path.name} cannot be opened: {_errno_text()}")
+            raise SourceUnavailableError(
+                f"{path.name} cannot be opened: {os.strerror(ctypes.get_errno())}"
+            )
         self._object = opened
         if library.bpf_object__load(opened):
             raise SourceUnavailableError(_refusal(ctypes.get_errno(), self._needs, self._what))
@@ -234,7 +236,3 @@ def locked_memory_refusal(release: str, limit_bytes: int, hard_limit_bytes: int)
         f" memory, limited to {limit_bytes // 1024} KiB here: set LimitMEMLOCK=infinity in the unit"
         " of the container runtime, or in the agent's own"
     )
-
-
-def _errno_text() -> str:
-    return os.strerror(ctypes.get_errno())

@@ -115,7 +115,7 @@ class Receiver:
         news = self._news(announced, announced_levels(verdict))
         if not news or not self._is_for(namespace):
             return
-        shown, at = status(), self._now()
+        shown, at = status(), rfc3339(self._now_unix_s())
         for abuse, level in news.items():
             self._queue(
                 notice(
@@ -164,9 +164,6 @@ class Receiver:
 
     def _is_for(self, namespace: str) -> bool:
         return any(fnmatchcase(namespace, pattern) for pattern in self._settings.namespaces)
-
-    def _now(self) -> str:
-        return rfc3339(self._now_unix_s())
 
     def _queue(self, item: Notice) -> None:
         with self._changed:

@@ -101,11 +101,12 @@ def facts(report: Report) -> list[Fact]:
     ]
     if report.suspicious.incidents:
         more = report.suspicious
+        gpu = "" if more.gpu_hours is None else f", {hours(more.gpu_hours)} GPU hours"
         found.append(
             Fact(
                 "Suspicious only",
-                f"{counted(more.incidents, 'container')}, {hours(more.cpu_hours)} CPU hours"
-                f"{_more_gpu(more)}; not counted above",
+                f"{counted(more.incidents, 'container')}, {hours(more.cpu_hours)} CPU hours{gpu};"
+                " not counted above",
             )
         )
     return found
@@ -208,10 +209,6 @@ def _figure(value: float | None, unit: str, incidents: int) -> str:
     if value is None:
         return "not measured" if incidents else "-"
     return f"{hours(value)} {unit}"
-
-
-def _more_gpu(more: Sum) -> str:
-    return "" if more.gpu_hours is None else f", {hours(more.gpu_hours)} GPU hours"
 
 
 def _total_cost(total: Sum, prices: Prices | None) -> str:
