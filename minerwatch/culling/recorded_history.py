@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from minerwatch.api.orders import ToldOrder
+from minerwatch.api.orders import HoursOrder
 from minerwatch.culling import audit_log
 from minerwatch.culling.audit_log import AuditError, AuditLog
 from minerwatch.culling.context import Context
@@ -150,7 +150,7 @@ class RecordedHistory:
         """Write ``evidence`` to a file, if configured; return False if that fails."""
         return self._audit.save(name, evidence)
 
-    def lines_since(self, order: ToldOrder) -> tuple[AuditLine, ...]:
+    def lines_since(self, order: HoursOrder) -> tuple[AuditLine, ...]:
         """Return the log's lines of the last hours, without evidence. Raises AuditError."""
         since = rfc3339(self._context.clock.now().unix_s - order.hours * HOUR_S, milliseconds=True)
         written = audit_log.read(

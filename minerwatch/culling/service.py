@@ -127,7 +127,7 @@ class CullSwitch:
 
     def audit_lines(self, hours: float) -> tuple[AuditLine, ...]:
         """Return the audit log's lines of the last hours; none while off. Raises AuditError."""
-        order = orders.ToldOrder(hours)
+        order = orders.HoursOrder(hours)
         return self._culler.history.lines_since(order) if self._culler is not None else ()
 
     def posts(self) -> Posts:
@@ -148,7 +148,7 @@ class CullSwitch:
                 orders.ReleaseAllOrder, lambda by: by.orders.release_all, when_off=_KNOWS_NOTHING
             ),
             orders.TOLD: self._handler(
-                orders.ToldOrder, lambda by: by.history.lines_since, in_culling_thread=False
+                orders.HoursOrder, lambda by: by.history.lines_since, in_culling_thread=False
             ),
         }
 
