@@ -17,7 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from minerwatch import __version__
-from minerwatch.agent.endpoints import DEFAULT_MAX_DOWN_S, Endpoints, socket_path
+from minerwatch.agent.endpoints import DEFAULT_MAX_DOWN_S, Endpoints
 from minerwatch.agent.exec_watcher import ExecWatcher
 from minerwatch.agent.heap import HeapKeeper, keep_heap_small
 from minerwatch.agent.monitor import MonitoredNode, kernel_source, node_name, now_s, open_node
@@ -261,7 +261,7 @@ class Agent:
         if node.host is not None:
             self._opened.callback(node.host.close)
         self._opened.callback(self._runtime.wake.close)
-        since = socket_path(config).with_name(FILE_NAME)
+        since = config.socket_path.with_name(FILE_NAME)
         return replace(node, since=SinceFile(since, boot_id(), self._runtime.now_s()))
 
     def _open_culling(self, config: Config) -> CullSwitch:

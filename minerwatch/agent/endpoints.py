@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,7 @@ from minerwatch.api.orders import HISTORY
 from minerwatch.api.port import FULL_REPORT_PATH, REPORT_PATH, audience
 from minerwatch.api.snapshot import encode, encode_agent
 from minerwatch.api.types import AgentStatus, NodeReport
-from minerwatch.config.schema import Config, default_socket
+from minerwatch.config.schema import Config
 from minerwatch.config.values import host_and_port, is_loopback
 from minerwatch.errors import MinerwatchError
 from minerwatch.report.http_server import (
@@ -71,7 +70,7 @@ class Endpoints:
         self._report = report
         self._max_down_s = max_down_s
         config = parts.state.config
-        self.socket = socket_path(config)
+        self.socket = config.socket_path
         posts: Posts = {**parts.culling.posts(), HISTORY: PastIncidents(parts)}
         self._on_socket = SocketListener(
             self.socket, self._private_routes(), self._log_error, posts
@@ -259,11 +258,6 @@ def _reviewer(
     from minerwatch.kube.token_review import TokenReviewer
 
     return TokenReviewer(cluster, on_error, path=path, audience=audience)
-
-
-def socket_path(config: Config) -> Path:
-    """Return the path of the agent's socket."""
-    return Path(config.socket) if config.socket else default_socket()
 
 
 def _unavailable(reason: str) -> Answer:

@@ -13,9 +13,9 @@ from itertools import islice
 from minerwatch.api.history import Day, Gap, Incident, IncidentAction, NodeHistory, weight
 from minerwatch.api.journal import ActionLine, AgentLine, AnyLine, Usage, UsageLine, VerdictLine
 from minerwatch.fair_queue import interleaved
-from minerwatch.format import rfc3339
+from minerwatch.format import rfc3339, unix_s
 from minerwatch.model import Level
-from minerwatch.report.intervals import Interval, intervals, length_s, unix_s
+from minerwatch.report.intervals import Interval, intervals, length_s
 
 MAX_INCIDENTS = 500
 MAX_GAPS = 100

@@ -15,9 +15,9 @@ import msgspec
 
 from minerwatch.api.history import Day, Gap, Incident, NodeHistory, Prices, weight
 from minerwatch.api.types import Unanswered
-from minerwatch.format import counted, duration, rfc3339
+from minerwatch.format import counted, duration, rfc3339, unix_s
 from minerwatch.kinds import Level, Outcome
-from minerwatch.report.intervals import length_s, unix_s
+from minerwatch.report.intervals import length_s
 
 VERSION = 1
 JOURNAL, PROMETHEUS = "journal", "prometheus"

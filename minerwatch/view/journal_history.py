@@ -17,8 +17,9 @@ from minerwatch.api.journal import (
     UsageLine,
     VerdictLine,
 )
+from minerwatch.format import unix_s
 from minerwatch.kinds import Level
-from minerwatch.report.intervals import MAX_HOLE_S, Interval, intervals, unix_s
+from minerwatch.report.intervals import MAX_HOLE_S, Interval, intervals
 
 BUCKET_S = 900.0
 _MAX_EVENTS = 500

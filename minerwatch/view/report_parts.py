@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from minerwatch.api.history import Day, Prices
-from minerwatch.format import by_signal, counted, duration
+from minerwatch.format import by_signal, counted, duration, unix_s
 from minerwatch.kinds import Outcome
-from minerwatch.report.intervals import unix_s
 from minerwatch.view.abuse_report import JOURNAL, Delay, Report, ReportedIncident, Sum, shown_time
 
 UNKNOWN = "unknown"
