@@ -133,10 +133,10 @@ class PacketReader:
         return Packet(sender[0], content, is_outgoing=sender[2] == socket.PACKET_OUTGOING)
 
 
-def open_host_packets(proc: str = "/proc") -> PacketReader:
+def open_host_packets() -> PacketReader:
     """Open them in the host's network. Raises SourceUnavailableError."""
     with suppress(OSError):
-        own, host = (Path(f"{proc}/{each}/ns/net").stat().st_ino for each in ("self", "1"))
+        own, host = (Path(f"/proc/{each}/ns/net").stat().st_ino for each in ("self", "1"))
         if own != host:
             raise SourceUnavailableError(
                 "the agent is not in the host's network: set hostNetwork on the agent's pod"

@@ -75,7 +75,6 @@ class Receiver:
         settings: Webhook,
         on_error: Callable[[str, Exception], None],
         pace: NotifyPace | None = None,
-        now_unix_s: Callable[[], float] = time.time,
     ) -> None:
         self.name = settings.name
         self.shows_command_lines = settings.command_lines
@@ -85,7 +84,6 @@ class Receiver:
         self._least = _LEVELS[settings.level]
         self._on_error = on_error
         self._pace = pace or NotifyPace()
-        self._now_unix_s = now_unix_s
         self._announced: OrderedDict[ContainerKey, Mapping[Abuse, Level]] = OrderedDict()
         self._waiting: list[Notice] = []
         self._accounts: Counter[tuple[str, str]] = Counter()  # of those that wait
@@ -115,7 +113,7 @@ class Receiver:
         news = self._news(announced, announced_levels(verdict))
         if not news or not self._is_for(namespace):
             return
-        shown, at = status(), rfc3339(self._now_unix_s())
+        shown, at = status(), rfc3339(time.time())
         for abuse, level in news.items():
             self._queue(
                 notice(
