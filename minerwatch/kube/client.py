@@ -62,7 +62,7 @@ sys.meta_path.insert(0, _LazyFinder())
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 USER_AGENT = f"minerwatch/{__version__}"
 
-JSON = "application/json"
+JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
 METADATA_ONLY = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,{JSON}"
 """To be accepted where only names are asked for: a node is 30 KB, its metadata three."""
 

@@ -25,7 +25,6 @@ _MAX_ACTIONS_OF_POD = 20
 _DAY_S = 86400.0
 _MAX_HOURS = 1e9  # a damaged line may hold any number
 _JOULES_PER_KWH = 3.6e6
-_RANKS = {level.label: int(level) for level in Level}
 _FLAGGED = frozenset(level.label for level in Level if level)
 _DETECTED = frozenset((Level.LIKELY.label, Level.CONFIRMED.label))
 
@@ -58,7 +57,7 @@ class _Case:
     """State kept of a container that was flagged."""
 
     place: VerdictLine | Usage  # a line with its names: the one with the highest score, if any
-    rank: int
+    level: Level  # the highest
     flagged: str
     detected: str = ""
     delay_s: float | None = None
@@ -170,7 +169,9 @@ def _add_verdict(sums: _Sums, line: VerdictLine, *, is_within: bool) -> None:
         _add_counters(case, line)
     if line.level in _FLAGGED:
         if case is None:
-            case = sums.cases.pop(line.key, None) or _Case(line, _RANKS[line.level], line.at)
+            case = sums.cases.pop(line.key, None) or _Case(
+                line, Level.of_label(line.level), line.at
+            )
             _insert(sums, name, case)
         sums.names[line.key] = name
         _flag(case, line, _counters(line) if is_within else (None, None, None))
@@ -197,7 +198,7 @@ def _counters(line: VerdictLine) -> _Counters:
 def _flag(case: _Case, line: VerdictLine, counters: _Counters) -> None:
     case.ended = ""
     case.open[line.key] = counters
-    case.rank = max(case.rank, _RANKS[line.level])
+    case.level = max(case.level, Level.of_label(line.level))
     if line.score >= case.score:
         case.place = line
     if line.level in _DETECTED and not case.detected:
@@ -220,14 +221,14 @@ def _add_usage(sums: _Sums, interval: Interval, usage: UsageLine) -> None:
             continue
         case = sums.cases.get(sums.names.get(each.key, each.key))
         if case is None:  # its change of level was not recorded, or is in a file that is gone
-            case = _Case(each, _RANKS[each.level], usage.at)
+            case = _Case(each, Level.of_label(each.level), usage.at)
             if each.level in _DETECTED:
                 case.detected = usage.at
             case.ended = usage.at
             _insert(sums, each.key, case)
         elif not isinstance(case.place, VerdictLine):
             case.ended = usage.at
-        case.rank = max(case.rank, _RANKS[each.level])
+        case.level = max(case.level, Level.of_label(each.level))
         hours = seconds / 3600
         kwh = None if each.gpu_watts is None else each.gpu_watts * hours / 1000
         for meter, amount in zip(
@@ -255,7 +256,7 @@ def _insert(sums: _Sums, key: str, case: _Case) -> None:
 def _drop_least(sums: _Sums) -> None:
     """Drop the least of too many: namespaces take turns, detected ones come first."""
     if len(sums.cases) > MAX_INCIDENTS:
-        ranked = sorted(sums.cases.items(), key=lambda item: (-item[1].rank, -item[1].weight))
+        ranked = sorted(sums.cases.items(), key=lambda item: (-item[1].level, -item[1].weight))
         detected = [item for item in ranked if item[1].detected]
         others = [item for item in ranked if not item[1].detected]
         in_turn = [
@@ -304,7 +305,7 @@ def _incident(case: _Case, of_pod: dict[_Pod, list[IncidentAction]]) -> Incident
         image=verdict.image if verdict else "",
         owner=place.owner,
         abuse=verdict.abuse if verdict else "",
-        level=next(label for label, rank in _RANKS.items() if rank == case.rank),
+        level=case.level.label,
         score=verdict.score if verdict else None,
         rules=verdict.rules if verdict else (),
         started=verdict.started if verdict else "",

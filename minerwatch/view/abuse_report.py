@@ -22,7 +22,6 @@ from minerwatch.report.intervals import length_s
 VERSION = 1
 JOURNAL, PROMETHEUS = "journal", "prometheus"
 _LEAST_GAP_S = 300.0
-_RANKS = {level.label: int(level) for level in Level}
 
 
 class ReportedIncident(Incident, frozen=True, kw_only=True):
@@ -227,7 +226,7 @@ def _reported(
     return sorted(
         found,
         key=lambda each: (
-            -_RANKS.get(each.level, 0),
+            -Level.of_label(each.level),
             -weight(each.cpu_hours, each.gpu_hours),
             each.flagged,
         ),
@@ -261,7 +260,7 @@ def _is_acted_on(incident: Incident) -> bool:
 
 
 def _is_detected(incident: Incident) -> bool:
-    return _RANKS.get(incident.level, 0) >= Level.LIKELY
+    return Level.of_label(incident.level) >= Level.LIKELY
 
 
 def _account(incident: ReportedIncident) -> tuple[str, str, str]:

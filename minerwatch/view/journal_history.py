@@ -116,7 +116,7 @@ def _add(summed: History, interval: Interval, usage: UsageLine) -> None:
         container.core_s += core_s
         if each.level != _CLEAR:
             container.flagged_core_s += core_s
-            if _rank(each.level) > _rank(container.level):
+            if Level.of_label(each.level) > Level.of_label(container.level):
                 container.level = each.level
 
 
@@ -151,7 +151,3 @@ def _buckets(start_s: float, end_s: float) -> Iterator[tuple[int, float]]:
 
 def _increase(sums: dict[int, float], bucket: int, value: float) -> None:
     sums[bucket] = sums.get(bucket, 0.0) + value
-
-
-def _rank(level: str) -> int:
-    return next((int(each) for each in Level if each.label == level), 0)
