@@ -24,8 +24,8 @@ from benchmarks.executed_code import END, PAGE, Table, computes, merged, per_cen
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import Facts
-from minerwatch.node.executed_code import SamplerUnavailableError
 from minerwatch.node.hot_code import HotCodeReader
 from minerwatch.probes.hot_code import HotCode
 
@@ -167,5 +167,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except SamplerUnavailableError as error:
+    except SourceUnavailableError as error:
         sys.exit(str(error))

@@ -26,8 +26,9 @@ from benchmarks.computing import Computing, computing, start
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import ContainerKey, Facts, ProcessId, Signal
-from minerwatch.node.executed_code import CodeSampler, SamplerUnavailableError
+from minerwatch.node.executed_code import CodeSampler
 from minerwatch.probes.code_schedule import Place
 from minerwatch.probes.executed_code import ExecutedCode
 from minerwatch.probes.hot_code import HotCode
@@ -102,7 +103,7 @@ class Table:
         self._samples = samples
 
     def fill(self) -> None:
-        """Run all. Raises SamplerUnavailableError."""
+        """Run all. Raises SourceUnavailableError."""
         code = ExecutedCode(CodeSampler(_HZ), self, hot=self._hot)
         try:
             while self._waiting or self._running:
@@ -222,5 +223,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except SamplerUnavailableError as error:
+    except SourceUnavailableError as error:
         sys.exit(str(error))

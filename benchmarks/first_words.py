@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from benchmarks.bridge import PORT, WORLD, Bridge, bridge, in_namespace, started
 from benchmarks.networks import NoNetworksError
 from benchmarks.table import NotHereError, Row, needs_root, parser, show
-from minerwatch.node.bpf_iterator import BpfUnavailableError
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.node.first_words import Packet, PacketReader
 from minerwatch.node.network_links import NetworkLinks
 from minerwatch.node.socket_iterator import SocketIterator
@@ -94,7 +94,7 @@ def main() -> None:
                 yield from _small_rows(found, chosen.packets)
                 yield from _flood_rows(found)
                 yield from _delay_rows(found)
-        except (NoNetworksError, BpfUnavailableError) as error:
+        except (NoNetworksError, SourceUnavailableError) as error:
             raise NotHereError(str(error)) from error
 
     show(MEASURE, measured, is_json=chosen.json)

@@ -28,8 +28,9 @@ from minerwatch.config.schema import Probes as Settings
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
 from minerwatch.detection.sigma.rulebook import RuleBook
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import Facts, ProcessId, Signal
-from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
+from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.probes.base import Suspect
 from minerwatch.probes.registry import Probes
 
@@ -204,7 +205,7 @@ def workloads(folder: Path) -> tuple[list[Workload], list[str]]:
 def observe(here: Sequence[Workload], seconds: float) -> list[Seen]:
     """Run ``here`` for ``seconds``, all at once; return what the probes saw.
 
-    Raises TasksUnavailableError where there is no task iterator.
+    Raises SourceUnavailableError where there is no task iterator.
     """
     book = rulebook.load((BUILT_IN_RULES,))
     with ExitStack() as stack:
@@ -257,7 +258,7 @@ def _look(
     suspects = [
         Suspect(process, (0, 0, 0), is_settled=True) for _, family in families for process in family
     ]
-    probes.look(suspects, at_s)
+    probes.examine(suspects, at_s)
     for seen, family in families:
         for process in family:
             _note(seen, probes.facts(process), matcher)
@@ -299,5 +300,5 @@ def _number(facts: Facts, name: str) -> float:
 if __name__ == "__main__":
     try:
         main()
-    except TasksUnavailableError as error:
+    except SourceUnavailableError as error:
         sys.exit(str(error))

@@ -30,8 +30,8 @@ from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.judge import score_of
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import Abuse, ContainerKey, Facts, Finding, Level
-from minerwatch.node.bpf_iterator import BpfUnavailableError
 from minerwatch.node.network_counters import CounterReader
 from minerwatch.node.pod_sockets import PodSockets
 from minerwatch.node.socket_iterator import SocketIterator
@@ -138,7 +138,7 @@ def facts_of(
     """Run one case and return the facts about its pod at the end, or once they are enough."""
     try:
         sockets: SocketIterator | SocketReader = SocketIterator()
-    except BpfUnavailableError:
+    except SourceUnavailableError:
         sockets = SocketReader()
     pods = PodNetworks(CounterReader(), PodSockets(sockets, closed=SocketReader()).start())
     facts: Facts = {}

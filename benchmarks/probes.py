@@ -33,10 +33,11 @@ from benchmarks.orphan import Orphan, identity
 from benchmarks.table import Budget, Row, cpu_ms, missing, needs_root, parser, show
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.sigma import rulebook
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import ProcessId
-from minerwatch.node.exec_events import ExecEvents, ExecsUnavailableError
+from minerwatch.node.exec_events import ExecEvents
 from minerwatch.node.memory_maps import MappingReader
-from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
+from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.node.tcp_connections import SocketReader
 from minerwatch.node.yara_scan import ContentReader
 from minerwatch.probes.fp_rounding import FpSource
@@ -102,7 +103,7 @@ def _children_ms() -> float:
 def _task_rows(target: ProcessId) -> Iterator[Row]:
     try:
         tasks = TaskIterator()
-    except TasksUnavailableError as error:
+    except SourceUnavailableError as error:
         yield missing(COST, "tasks", str(error), Budget(2.0))
         return
     count = len(list(tasks.records()))
@@ -146,7 +147,7 @@ def pause_rows(seconds: float, load: int) -> Iterator[Row]:
         tasks = TaskIterator()
         yield _still(f"{case}by the task iterator", tasks, seconds, load)
         tasks.close()
-    except TasksUnavailableError as error:
+    except SourceUnavailableError as error:
         yield missing(PAUSE, f"{case}by the task iterator", str(error))
 
 
@@ -343,7 +344,7 @@ def storm_rows(count: int) -> Iterator[Row]:
         program = compiled(Path(folder), "storm", _STORM)
         try:
             execs = ExecEvents()
-        except ExecsUnavailableError as error:
+        except SourceUnavailableError as error:
             yield missing(EXECS, "a storm", str(error))
             return
         started_s = time.monotonic()

@@ -554,7 +554,7 @@ class _Agent:
 
     def _tick(self) -> None:
         is_confirmed = self.wants_to_act and self._time.now_s >= self._scenario.restart_s
-        self._budget.keep_known(self._time.now_s, is_needed=is_confirmed, dry_run=False)
+        self._budget.refresh_if_due(self._time.now_s, is_needed=is_confirmed, dry_run=False)
         left = self._budget.left(dry_run=False)
         if is_confirmed and self.pods.is_following and left and self._time.now_s >= self._may_try_s:
             self._act()

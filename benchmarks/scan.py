@@ -34,9 +34,10 @@ from minerwatch.config.schema import BUILT_IN_RULES, Examination
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.processes import ProcessReader
-from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
+from minerwatch.node.task_iterator import TaskIterator
 
 MEASURE = "One tick"
 ATTRIBUTES = (
@@ -209,7 +210,7 @@ def _growth(costs: Sequence[_Cost]) -> list[Row]:
 def task_iterator() -> tuple[TaskIterator | None, str]:
     try:
         return TaskIterator(), ""
-    except TasksUnavailableError as error:
+    except SourceUnavailableError as error:
         return None, str(error)
 
 

@@ -38,7 +38,7 @@ from benchmarks.table import machine
 from minerwatch.api.snapshot import encode, encode_agent
 from minerwatch.api.types import AgentStatus, ContainerStatus, FindingStatus, ProcessStatus
 from minerwatch.view.screen.containers import Kind, Tree, View
-from minerwatch.view.screen.look import Look
+from minerwatch.view.screen.poll import Poll
 from minerwatch.view.screen.presentation import Presenter
 from tests.kube.api_server import ApiServer, as_agent, pod_json, put_daemon_set
 from tests.kube.exec_endpoint import Printing
@@ -287,15 +287,15 @@ def _compare_tables(count: int) -> None:
     from minerwatch.cli.top_screen.table import LongTable
 
     statuses = [_status(f"node-{n // 50:04}", n // 50, n % 50) for n in range(count)]
-    look = Look(tuple(statuses), datetime.now(UTC))
+    poll = Poll(tuple(statuses), datetime.now(UTC))
     presenter = Presenter(30.0)
-    presenter.take(look)
+    presenter.add(poll)
     view = View(show_all=True)
-    _timed("sorted, filtered", lambda: presenter.present(look, view))
-    _timed("by owner", lambda: presenter.present(look, View(show_all=True, tree=Tree.OWNER)))
-    _timed("holding two words", lambda: presenter.present(look, View(text="node donate")))
-    _timed("processes", lambda: presenter.present(look, View(kind=Kind.PROCESSES)))
-    shown = presenter.present(look, view)
+    _timed("sorted, filtered", lambda: presenter.present(poll, view))
+    _timed("by owner", lambda: presenter.present(poll, View(show_all=True, tree=Tree.OWNER)))
+    _timed("holding two words", lambda: presenter.present(poll, View(text="node donate")))
+    _timed("processes", lambda: presenter.present(poll, View(kind=Kind.PROCESSES)))
+    shown = presenter.present(poll, view)
     layout = shown.layout(SIZE[0])
     drawn = [[text for text, _ in shown.cells(row, layout)] for row in shown.rows]
 

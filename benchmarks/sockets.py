@@ -21,8 +21,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from benchmarks.table import Budget, Row, cpu_ms, missing, needs_root, parser, show
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import ContainerKey
-from minerwatch.node.bpf_iterator import BpfUnavailableError
 from minerwatch.node.socket_iterator import SocketIterator
 from minerwatch.node.tcp_connections import SocketReader
 from minerwatch.probes.network_counters import NetworkUser, PodNetworks
@@ -88,7 +88,7 @@ def socket_rows(count: int) -> Iterator[Row]:
     with _started(count // each, sys.executable, "-c", _HOLDER, str(each)) as pids:
         try:
             iterator = SocketIterator()
-        except BpfUnavailableError as error:
+        except SourceUnavailableError as error:
             yield missing(MEASURE, f"{case}: iterator", str(error), Budget(2.0))
         else:
             table = iterator.table()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from minerwatch.kinds import Abuse
@@ -15,7 +16,7 @@ class AbuseText(NamedTuple):
     doing: str  # "container x shows no more signs of …"
 
 
-TEXTS = {
+TEXTS: Mapping[str, AbuseText] = {
     Abuse.MINING: AbuseText("Miner", "mines cryptocurrency", "mining cryptocurrency"),
     Abuse.SCANNING: AbuseText(
         "Scan", "scans ports of other machines", "scanning ports of other machines"
@@ -40,8 +41,4 @@ TEXTS = {
 
 def text_of(abuse: str) -> AbuseText:
     """Return the wording of ``abuse``; of an unknown kind, or "": that of mining."""
-    return TEXTS.get(_known(abuse), TEXTS[Abuse.MINING])
-
-
-def _known(abuse: str) -> Abuse:
-    return next((each for each in Abuse if each == abuse), Abuse.MINING)
+    return TEXTS.get(abuse, TEXTS[Abuse.MINING])

@@ -56,6 +56,10 @@ class NodeError(MinerwatchError):
     """The node cannot be read at all: no cgroup hierarchy, no /proc."""
 
 
+class SourceUnavailableError(Exception):
+    """A source of the kernel is off; ``str()`` is one line: the reason, and how to grant it."""
+
+
 class MissingExtraError(NodeError):
     """Only the client is installed: a module of the extra ``agent`` is missing."""
 

@@ -17,6 +17,14 @@ def rfc3339(unix_s: float, *, milliseconds: bool = False) -> str:
     return text.replace("+00:00", "Z")
 
 
+def unix_s(at: str | None) -> float | None:
+    """Return an RFC 3339 time as Unix time; None if it is none."""
+    try:
+        return datetime.fromisoformat(at).timestamp() if at else None
+    except (ValueError, TypeError, OverflowError, OSError):
+        return None
+
+
 def micro_time(unix_s: float) -> str:
     """Return a ``MicroTime`` of Kubernetes' meta/v1: exactly six digits after the second."""
     return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%dT%H:%M:%S.%fZ}"

@@ -55,6 +55,11 @@ class Level(IntEnum):
         """Return the level that ``score`` (0 to 100) reaches."""
         return next(level for level in reversed(cls) if score >= level.value)
 
+    @classmethod
+    def of_label(cls, label: str) -> Level:
+        """Return the level with this label; CLEAR if there is none."""
+        return next((level for level in cls if level.label == label), cls.CLEAR)
+
     @property
     def label(self) -> str:
         """Return the word for it in metrics, logs and tables."""

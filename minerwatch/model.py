@@ -330,6 +330,11 @@ class Pod:
     is_ending: bool  # its deletion was requested
     ends_unix_s: float | None = None  # when its grace period is over; None: not known
 
+    @property
+    def is_of_daemon_set(self) -> bool:
+        """Return True if it names a DaemonSet as its controller."""
+        return next((each.kind for each in self.owners if each.is_controller), "") == "DaemonSet"
+
 
 @dataclass(frozen=True, slots=True)
 class Owner:

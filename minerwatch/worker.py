@@ -100,7 +100,7 @@ class Worker:
         try:
             self._start()
         except RuntimeError as error:
-            self._note(error)
+            self._count_failure(error)
             self._is_dead = True
 
     def state(self, now_s: float) -> WorkerState:
@@ -125,7 +125,7 @@ class Worker:
             try:
                 self._work()
             except BaseException as error:  # noqa: BLE001 - the thread must survive
-                self._note(error)
+                self._count_failure(error)
             if self._closing.is_set():
                 return
             now_s, self._began_s = time.monotonic(), None
@@ -136,7 +136,7 @@ class Worker:
                 self._down_since_s = now_s
             self._closing.wait(self._backoff.next_s())
 
-    def _note(self, error: BaseException) -> None:
+    def _count_failure(self, error: BaseException) -> None:
         reason = type(error).__name__
         if reason in self.failures or len(self.failures) < _MAX_REASONS:
             self.failures[reason] = self.failures.get(reason, 0) + 1

@@ -43,12 +43,13 @@ from minerwatch.api.snapshot import decode, encode
 from minerwatch.api.statuses import container_status
 from minerwatch.config.schema import Config
 from minerwatch.detection.matching.matcher import Matcher
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import Level, Observation, ProcessId
 from minerwatch.node.exe_digests import ExecutableHasher
 from minerwatch.node.guarded_child import CHILDREN, GuardedProgram
 from minerwatch.node.memory_maps import MappingReader
 from minerwatch.node.processes import ProcessReader
-from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
+from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.node.yara_scan import SCANNER, ContentReader
 from minerwatch.probes.registry import Probes
 from minerwatch.text_budget import MAX_NODE_BYTES
@@ -251,7 +252,7 @@ def thread_count(pid: int) -> int:
 def task_iterator() -> TaskIterator:
     try:
         return TaskIterator()
-    except TasksUnavailableError as error:
+    except SourceUnavailableError as error:
         pytest.skip(f"run it as root of a host: {error}")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.innocents import Seen, observe, workloads
-from minerwatch.node.task_iterator import TasksUnavailableError
+from minerwatch.errors import SourceUnavailableError
 from tests.conftest import needs_root
 
 SECONDS = 65.0
@@ -20,7 +20,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Seen]]:
     here, _missing = workloads(tmp_path_factory.mktemp("innocents"))
     try:
         yield observe(here, SECONDS)
-    except TasksUnavailableError as error:
+    except SourceUnavailableError as error:
         pytest.skip(f"run it as root of a host: {error}")
 
 

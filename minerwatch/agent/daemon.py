@@ -17,7 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from minerwatch import __version__
-from minerwatch.agent.endpoints import DEFAULT_MAX_DOWN_S, Endpoints, socket_path
+from minerwatch.agent.endpoints import DEFAULT_MAX_DOWN_S, Endpoints
 from minerwatch.agent.exec_watcher import ExecWatcher
 from minerwatch.agent.heap import HeapKeeper, keep_heap_small
 from minerwatch.agent.monitor import MonitoredNode, kernel_source, node_name, now_s, open_node
@@ -120,7 +120,7 @@ class Agent:
             self._opened.callback(events.close)
         packets = kernel_source("first_words", config, open_host_packets)
         _drop_network_capabilities(log)
-        self._loader = RuleLoader(runtime.wake.up, self._note_load_error)
+        self._loader = RuleLoader(runtime.wake.up, self._log_load_error)
         rules = self._loader.read(config.rule_folders(), config.private_rule_folders())
         self._cluster = cluster = self._open_cluster(config)
         self._node = node = self._open_node(config, rules, packets)
@@ -138,7 +138,7 @@ class Agent:
         self._rules = RuleUpdater(self._loader, parts, runtime.heap.unfreeze)
         self._self_test = SelfTest(parts)
         self._opened.callback(self._self_test.close)
-        self._publisher = Publisher(parts, log_limit, self._self_test.note)
+        self._publisher = Publisher(parts, log_limit, self._self_test.record)
         self._execs = ExecWatcher(events, parts, self._publisher)
         self._probes = self._publish_probes(execs_off)
         self._report = SelfReport(
@@ -189,7 +189,7 @@ class Agent:
             self._state.blindness = self._blindness(summary)
             duration_s = time.perf_counter() - started_s
             self._publisher.publish_tick(summary, duration_s)
-            self._report.note_tick(summary, duration_s)
+            self._report.record_tick(summary, duration_s)
             self._state.last_tick_s = self._runtime.now_s()
             self._systemd.ticked(summary, self._state.config.interval)
             self._self_test.tend(self._runtime.now_s())
@@ -200,7 +200,7 @@ class Agent:
     def _wait(self, until_s: float) -> None:
         """Handle exec events and take samples until ``until_s``, a stop or a reload."""
         while not self._is_stopping and not self._is_reload_requested:
-            self._rules.take_loaded()
+            self._rules.apply_loaded()
             at_s = self._runtime.now_s()
             if at_s >= until_s:
                 return
@@ -247,7 +247,7 @@ class Agent:
 
         if not is_wanted(config.kubernetes):
             return None
-        cluster = ClusterNode(config, node_name(config), self._note_cluster_error)
+        cluster = ClusterNode(config, node_name(config), self._log_cluster_error)
         self._opened.callback(cluster.close)
         return cluster
 
@@ -261,7 +261,7 @@ class Agent:
         if node.host is not None:
             self._opened.callback(node.host.close)
         self._opened.callback(self._runtime.wake.close)
-        since = socket_path(config).with_name(FILE_NAME)
+        since = config.socket_path.with_name(FILE_NAME)
         return replace(node, since=SinceFile(since, boot_id(), self._runtime.now_s()))
 
     def _open_culling(self, config: Config) -> CullSwitch:
@@ -272,8 +272,8 @@ class Agent:
             self._node.watch,
             self._log,
             now_s=self._runtime.now_s,
-            on_outcome=self._note_outcome,
-            on_error=self._note_culling_error,
+            on_outcome=self._publish_outcome,
+            on_error=self._log_culling_error,
         )
         self._opened.callback(culling.close)
         return culling
@@ -339,24 +339,24 @@ class Agent:
             "first words not looked at": self._node.first_words_left_out(),
         }
 
-    def _note_cluster_error(self, reason: str, error: Exception) -> None:
+    def _log_cluster_error(self, reason: str, error: Exception) -> None:
         self._telemetry.once.warning("the API server", about=reason, reason=str(error))
 
-    def _note_outcome(self, record: ActionRecord) -> None:
+    def _publish_outcome(self, record: ActionRecord) -> None:
         """Publish the end of an action: the culling thread may act before all else is open."""
         self._telemetry.metrics.action_ended(record.action, record.outcome)
-        self._recorder.note_action(record)
+        self._recorder.record_action(record)
         if record.outcome is not Outcome.WITHDRAWN:
             self._notifier.queue(action_notice(record))
 
-    def _note_culling_error(self, what: str, error: Exception) -> None:
+    def _log_culling_error(self, what: str, error: Exception) -> None:
         if isinstance(error, MinerwatchError):
             about = f"{what} {type(error).__name__}"
             self._telemetry.once.warning(what, about=about, reason=str(error))
         else:
             self._telemetry.fail("culling", error)
 
-    def _note_load_error(self, error: Exception) -> None:
+    def _log_load_error(self, error: Exception) -> None:
         message = "rules could not be read; those read before stay in force"
         self._telemetry.once.failure(message, error)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,7 @@ from minerwatch.api.orders import HISTORY
 from minerwatch.api.port import FULL_REPORT_PATH, REPORT_PATH, audience
 from minerwatch.api.snapshot import encode, encode_agent
 from minerwatch.api.types import AgentStatus, NodeReport
-from minerwatch.config.schema import Config, default_socket
+from minerwatch.config.schema import Config
 from minerwatch.config.values import host_and_port, is_loopback
 from minerwatch.errors import MinerwatchError
 from minerwatch.report.http_server import (
@@ -71,10 +70,10 @@ class Endpoints:
         self._report = report
         self._max_down_s = max_down_s
         config = parts.state.config
-        self.socket = socket_path(config)
+        self.socket = config.socket_path
         posts: Posts = {**parts.culling.posts(), HISTORY: PastIncidents(parts)}
         self._on_socket = SocketListener(
-            self.socket, self._private_routes(), self._note_error, posts
+            self.socket, self._private_routes(), self._log_error, posts
         )
         self._web: WebEndpoint | None = None
         try:
@@ -83,7 +82,7 @@ class Endpoints:
                 config,
                 cluster,
                 self._public_routes(),
-                self._note_error,
+                self._log_error,
                 node=parts.node.name,
                 reports=self._reports(),
             )
@@ -138,7 +137,7 @@ class Endpoints:
         from minerwatch.agent.web_endpoint import NodeView, WebEndpoint  # imports Rich
 
         view = NodeView(self._parts, self.status)
-        return WebEndpoint(self._state.config, view, self._note_error)
+        return WebEndpoint(self._state.config, view, self._log_error)
 
     def _public_routes(self) -> Routes:
         return {
@@ -212,7 +211,7 @@ class Endpoints:
     def _is_down(self, state: WorkerState) -> bool:
         return state.down_s > self._max_down_s
 
-    def _note_error(self, error: Exception) -> None:
+    def _log_error(self, error: Exception) -> None:
         self._telemetry.once.failure("answer failed", error)
 
 
@@ -259,11 +258,6 @@ def _reviewer(
     from minerwatch.kube.token_review import TokenReviewer
 
     return TokenReviewer(cluster, on_error, path=path, audience=audience)
-
-
-def socket_path(config: Config) -> Path:
-    """Return the path of the agent's socket."""
-    return Path(config.socket) if config.socket else default_socket()
 
 
 def _unavailable(reason: str) -> Answer:

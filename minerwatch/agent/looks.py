@@ -83,7 +83,7 @@ class Looks:
         """Return processes with a finding or a look: the busiest of each owner in turn."""
         found: list[tuple[float, Suspect]] = []
         for container in hot:
-            looked_at = self._looked_at(container, at_s)
+            looked_at = self._buy_looks(container, at_s)
             flagged = {finding.process for finding in container.verdict.findings}
             for process in container.measured_processes():
                 identity = process.process.id
@@ -100,7 +100,7 @@ class Looks:
                     found.append((process.cpu_cores or 0.0, suspect))
         return foremost(found, self._max_suspects)
 
-    def _looked_at(self, container: TrackedContainer, at_s: float) -> set[int]:
+    def _buy_looks(self, container: TrackedContainer, at_s: float) -> set[int]:
         """Use what the container has earned; return the PIDs that it bought looks at."""
         account = container.looks
         count, is_early = int(account.cpu_s / self._cpu_per_look_s), False
@@ -121,7 +121,7 @@ class Looks:
             process.looked_at_s = at_s
             account.kept_until_s = at_s + _KEPT_S
             if not is_early:
-                process.note_look()
+                process.count_look()
         return set() if is_early else {each.process.id.pid for each in chosen}
 
     def _check(self, key: ContainerKey, account: LookAccount, cores: float, at_s: float) -> None:

@@ -23,14 +23,13 @@ from minerwatch.config.schema import Config
 from minerwatch.detection.judge import DEFAULT_MAX_GAP_S, MAX_GAP_TICKS, Judge
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma.rulebook import RuleBook
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import Container, Identity, Observation
-from minerwatch.node.bpf_iterator import BpfUnavailableError
 from minerwatch.node.capabilities import blind_spots, effective_capabilities
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.cluster_networks import ClusterNetworks
-from minerwatch.node.exec_events import ExecsUnavailableError
-from minerwatch.node.executed_code import CodeSampler, SamplerUnavailableError
-from minerwatch.node.first_words import PacketReader, PacketsUnavailableError
+from minerwatch.node.executed_code import CodeSampler
+from minerwatch.node.first_words import PacketReader
 from minerwatch.node.gpu_use import (
     NO_NVML,
     ChildSampler,
@@ -49,7 +48,7 @@ from minerwatch.node.network_links import NetworkLinks
 from minerwatch.node.pod_sockets import PodSockets
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.socket_iterator import SocketIterator
-from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
+from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.node.tcp_connections import SocketReader
 from minerwatch.probes.executed_code import Sampler
 from minerwatch.probes.first_words import FirstWordsProbe
@@ -75,10 +74,6 @@ def now_s() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _no_identity(_container: Container) -> Identity | None:
-    return None
-
-
 @dataclass(frozen=True, slots=True)
 class MonitoredNode:
     """A node whose sources are open: its watch, its containers as published, its blind spots."""
@@ -88,7 +83,7 @@ class MonitoredNode:
     source: str  # of containers and their CPU time
     blind_spots: tuple[str, ...]
     probes: tuple[ProbeStatus, ...]
-    identity: Callable[[Container], Identity | None] = _no_identity
+    identity: Callable[[Container], Identity | None] = lambda _container: None
     host: HostView | None = None  # names outside Kubernetes
     since: SinceFile | None = None  # levels that an earlier agent left
     first_words_left_out: Callable[[], int] = int  # packets, since the start
@@ -230,15 +225,8 @@ def kernel_source(
         return None, "node.proc is not this kernel's"
     try:
         return open_it(), ""
-    except _UNAVAILABLE as error:
+    except SourceUnavailableError as error:
         return None, str(error)
-
-
-_UNAVAILABLE = (
-    *(BpfUnavailableError, ExecsUnavailableError),
-    *(SamplerUnavailableError, TasksUnavailableError),
-    PacketsUnavailableError,
-)
 
 
 def _code_sampler(config: Config) -> tuple[Sampler | None, ProbeStatus, str]:

@@ -33,7 +33,7 @@ class PastIncidents:
     def __call__(self, body: bytes) -> Answer:
         """Return the history, or the reason why there is none."""
         try:
-            order = orders.decode(body, orders.HistoryOrder)
+            order = orders.decode(body, orders.HoursOrder)
             with self._turns.turn():
                 return Answer(orders.encode(self._history(order.hours)), "application/json")
         except MinerwatchError as error:

@@ -49,7 +49,7 @@ class Publisher:
             self._publish_verdict(ended, ended.verdict.level.label, "gone")
             self._parts.notifier.forget(ended.container.key)
             self._delays.forget(ended.container.key)
-        self._parts.recorder.note_tick(summary)
+        self._parts.recorder.record_tick(summary)
         self._publish_figures(summary, duration_s)
         self._publish_text_bounds(summary)
         if self._parts.cluster is not None:
@@ -132,7 +132,7 @@ class Publisher:
                 self._parts.node.since.forget()
                 self._parts.recorder.forget()
                 return
-            self._parts.node.since.note((each.verdict for each in flagged), self._parts.now_s())
+            self._parts.node.since.record((each.verdict for each in flagged), self._parts.now_s())
         except OSError as error:
             self._telemetry.once.warning(
                 "levels cannot be saved: a restart forgets since when they hold",
@@ -144,7 +144,7 @@ class Publisher:
         self, observation: Observation, previous: str, level: str, delay_s: float | None = None
     ) -> None:
         """Record a change of verdict and log it, with the number of lines dropped before it."""
-        self._parts.recorder.note_verdict(observation, previous, level, delay_s)
+        self._parts.recorder.record_verdict(observation, previous, level, delay_s)
         container = observation.container
         identity = self._parts.node.identity(container)
         namespace = identity.pod.namespace if identity else ""

@@ -62,7 +62,7 @@ class _Flagged:
 class Recorder:
     """Writes the lines of one agent; without a journal it does nothing.
 
-    ``note_action`` is for any thread, all else for the one that ticks.
+    ``record_action`` is for any thread, all else for the one that ticks.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class Recorder:
         self._began_s = 0.0
         self._cpu_s: dict[ContainerKey, float] = {}  # at the beginning of the period
         self._flagged: dict[ContainerKey, _Flagged] = {}
-        self._note_agent("start")
+        self._record_agent("start")
 
-    def note_tick(self, summary: TickSummary) -> None:
+    def record_tick(self, summary: TickSummary) -> None:
         """Add up CPU and GPU usage; write it at the end of a period.
 
         After a pause in which nothing was watched, a new period begins: the time between is a gap.
@@ -113,7 +113,7 @@ class Recorder:
         if summary.at_s - self._began_s >= self._period_s:
             self._write_usage(summary.at_s)
 
-    def note_verdict(
+    def record_verdict(
         self, observation: Observation, previous: str, level: str, delay_s: float | None = None
     ) -> None:
         """Write a change of level, unless its owner has written too many."""
@@ -157,7 +157,7 @@ class Recorder:
             )
         )
 
-    def note_action(self, record: ActionRecord) -> None:
+    def record_action(self, record: ActionRecord) -> None:
         """Write the outcome of an action."""
         if (journal := self.journal) is not None:
             journal.write(action_line_of(record, self._node.name, rfc3339(time.time())))
@@ -174,7 +174,7 @@ class Recorder:
             return
         if self._tick_s is not None and self._tick_s > self._began_s:
             self._write_usage(self._tick_s)
-        self._note_agent("stop")
+        self._record_agent("stop")
         self.journal.close()
 
     def forget(self) -> None:
@@ -184,7 +184,7 @@ class Recorder:
             journal.close()
             journal.files.remove()
 
-    def _note_agent(self, event: str) -> None:
+    def _record_agent(self, event: str) -> None:
         if self.journal is not None:
             self.journal.write(
                 AgentLine(
@@ -292,7 +292,7 @@ def open_recorder(
     """Return a recorder that writes the journal, if one is configured."""
     folder = config.report.journal
 
-    def note_error(error: OSError) -> None:
+    def log_error(error: OSError) -> None:
         once.warning(
             "the journal cannot be written: its lines are dropped until it can",
             about=str(error.errno),
@@ -300,5 +300,5 @@ def open_recorder(
             reason=error.strerror or str(error),
         )
 
-    journal = Journal(JournalFiles(Path(folder)), note_error) if folder else None
+    journal = Journal(JournalFiles(Path(folder)), log_error) if folder else None
     return Recorder(node, journal, config.interval, now_s)

@@ -36,12 +36,12 @@ class RuleUpdater:
 
     def refresh(self) -> None:
         """Begin to load rules if files have changed; they come into force once loaded."""
-        self.take_loaded()
+        self.apply_loaded()
         is_due = self._is_load_due or rulebook.has_changed(self._state.rules.book)
         if is_due and self._loader.begin(self._state.rules):
             self._is_load_due = False
 
-    def take_loaded(self) -> None:
+    def apply_loaded(self) -> None:
         """Put rules in force that have been loaded since the last call."""
         loaded = self._loader.answer()
         if loaded is None:

@@ -26,7 +26,7 @@ MAX_RATE = 0.05
 
 _MIN_FAILURES = 3
 _WINDOW_S = 900.0
-_NOTE_EVERY_S = 60.0
+_EVERY_S = 60.0
 _MAX_REJECTED = 20
 _AT_BOUND = re.compile(r"deferred|(hot )?crowded|too_many|too_large|open_files|dropped|costly|lost")
 
@@ -46,19 +46,19 @@ class RecentFailures:
     """Failures of the last quarter of an hour, from counters that only grow."""
 
     def __init__(self, at_s: float) -> None:
-        self._noted: deque[tuple[float, Counts]] = deque([(at_s, Counter())])
+        self._kept: deque[tuple[float, Counts]] = deque([(at_s, Counter())])
 
-    def note(self, at_s: float, failures: Callable[[], Failures]) -> None:
+    def add(self, at_s: float, failures: Callable[[], Failures]) -> None:
         """Keep the counters, once a minute."""
-        if at_s - self._noted[-1][0] >= _NOTE_EVERY_S:
-            self._noted.append((at_s, counts(failures())))
-            while len(self._noted) > 1 and self._noted[1][0] <= at_s - _WINDOW_S:
-                self._noted.popleft()
+        if at_s - self._kept[-1][0] >= _EVERY_S:
+            self._kept.append((at_s, counts(failures())))
+            while len(self._kept) > 1 and self._kept[1][0] <= at_s - _WINDOW_S:
+                self._kept.popleft()
 
     def failing(self, at_s: float, now: Counts) -> Iterator[tuple[str, str, int, float]]:
         """Yield what fails too often: source, reason, count and the seconds that it is for."""
-        since_s, before = self._noted[0]
-        for_s = max(at_s - since_s, _NOTE_EVERY_S)
+        since_s, before = self._kept[0]
+        for_s = max(at_s - since_s, _EVERY_S)
         for (source, reason), count in sorted((now - before).items()):
             is_often = count >= _MIN_FAILURES and count / for_s > MAX_RATE
             if is_often and source != "http" and not HEALTHY.fullmatch(reason):
@@ -90,7 +90,7 @@ class SelfReport:
         self._shortened = 0
         self._without_series = 0
 
-    def note_tick(self, summary: TickSummary, duration_s: float) -> None:
+    def record_tick(self, summary: TickSummary, duration_s: float) -> None:
         """Keep the figures of a tick."""
         containers = sum(summary.levels.values())
         self._last = TickReport(
@@ -102,7 +102,7 @@ class SelfReport:
         self._shortened += summary.shortened_texts
         most = self._parts.state.config.report.max_container_series
         self._without_series = max(0, len(summary.flagged) - most)
-        self._recent.note(self._parts.now_s(), self._failures)
+        self._recent.add(self._parts.now_s(), self._failures)
 
     def status(self, *, not_ready: str, metrics: str) -> AgentStatus:
         """Return the agent's own state; ``not_ready`` is why /readyz or /healthz fails."""

@@ -138,10 +138,6 @@ def _talking(node: TrackedNode, source: FirstWordsProbe | None) -> Set[Container
     return found.keys()
 
 
-def _no_facts(_of: ProcessId | ContainerKey) -> Facts:
-    return {}
-
-
 class Watch:
     """The node's containers and processes, from tick to tick.
 
@@ -183,7 +179,7 @@ class Watch:
         self._talking: Set[ContainerKey] = frozenset()  # with facts about first words
         self._details = Details(
             sources.probes.connections,
-            self._code.facts if self._code else _no_facts,
+            self._code.facts if self._code else lambda _of: {},
             sources.processes.memory_bytes,
             self._gpu_users.facts,
             sources.networks.uses_host_network if sources.networks else lambda _pid: False,
@@ -323,7 +319,7 @@ class Watch:
             container.count_delayed_cpu(at_s)
         known = set(hot)
         hot += [each for each in touched if each.static_sightings and each not in known]
-        suspects = self._look_at_suspects(hot, at_s)
+        suspects = self._examine_suspects(hot, at_s)
         with self._timer.phase("rules"):
             self._match(hot, suspects, at_s)
             changes, began = _judge(self._judge, hot, at_s, is_tick=True)
@@ -366,7 +362,7 @@ class Watch:
             hot, self._has_other_rules = list(containers), False
         for container in hot:
             self._add_missed_ticks(container)
-            container.take_limit(self._sources.cgroups.limit(container.container.key))
+            container.update_limit(self._sources.cgroups.limit(container.container.key))
         return hot
 
     def _is_hot(self, container: TrackedContainer, at_s: float) -> bool:
@@ -389,11 +385,11 @@ class Watch:
         container.is_measured = is_hot
         return is_hot
 
-    def _look_at_suspects(
+    def _examine_suspects(
         self, hot: Iterable[TrackedContainer], at_s: float
     ) -> frozenset[ProcessId]:
         suspects = self._looks.suspects(hot, at_s)
-        self._timer.spent_s |= self._sources.probes.look(suspects, at_s)
+        self._timer.spent_s |= self._sources.probes.examine(suspects, at_s)
         return frozenset(each.process for each in suspects)
 
     def _match(

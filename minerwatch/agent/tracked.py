@@ -129,7 +129,7 @@ class TrackedProcess:
         """CPU and GPU time since the last look."""
         return self.unlooked_cpu_s + self.unlooked_gpu_s
 
-    def note_look(self) -> None:
+    def count_look(self) -> None:
         """Count its CPU time from now on towards the next look."""
         self.is_settled = True
         self.looked_cpu_s += self.unlooked_cpu_s
@@ -323,7 +323,7 @@ class TrackedContainer:
             process.forget_cpu()
         self.count_text()
 
-    def take_limit(self, now: CpuLimit | None) -> None:
+    def update_limit(self, now: CpuLimit | None) -> None:
         """Keep the limit as read now, and the share of periods in which it was throttled."""
         before, self.limit = self.limit, now
         self.throttled_share = None

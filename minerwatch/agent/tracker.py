@@ -90,7 +90,7 @@ class Tracker:
     ) -> list[TrackedContainer]:
         """Place and read processes that have just exec'ed; return their containers."""
         to_place = {*pids, *self._cgroups.unplaced}
-        to_read = {pid for pid in to_place if self._place(pid, at_s)}
+        to_read = {pid for pid in to_place if self._attribute(pid, at_s)}
         self._placed_since_tick |= to_read
         read_s = min(max_cpu_s / 2, self._limits.read_between_ticks_s)
         match_s = min(max_cpu_s / 2, self._limits.match_between_ticks_s)
@@ -126,7 +126,7 @@ class Tracker:
         first = islice(tracked.processes.values(), _MAX_RELATIVES)
         return [Place(each.process.id, tracked.container.key, tracked.owner) for each in first]
 
-    def _place(self, pid: int, at_s: float) -> bool:
+    def _attribute(self, pid: int, at_s: float) -> bool:
         """Attribute a process to the container of its cgroup; return False if there is none.
 
         A runtime's process joins its container's cgroup just before it becomes the program.

@@ -9,13 +9,7 @@ import msgspec
 
 from minerwatch.api.history import NodeHistory
 from minerwatch.api.types import (
-    BanAnswer,
-    BanStatus,
     ContainerStatus,
-    CullAnswer,
-    LiftAnswer,
-    ReleaseAllAnswer,
-    ReleaseAnswer,
 )
 from minerwatch.errors import NOT_JSON, OrderError
 from minerwatch.kinds import Action, BanKind, OwnerKind
@@ -56,14 +50,8 @@ class ReleaseAllOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     forget: bool = False  # and remove audit log, evidence and the budget's Lease; retires, too
 
 
-class ToldOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A request for the last hours of the audit log."""
-
-    hours: Annotated[float, msgspec.Meta(gt=0, le=MAX_HOURS)]
-
-
-class HistoryOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A request for the incidents of the last hours."""
+class HoursOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request for the last hours: of the audit log, or of the incidents."""
 
     hours: Annotated[float, msgspec.Meta(gt=0, le=MAX_HOURS)]
 
@@ -140,36 +128,6 @@ def decode(body: bytes, kind: type[_Kind]) -> _Kind:
         raise OrderError(f"that is no order: {error}") from error
 
 
-def cull_answer(body: bytes) -> CullAnswer:
-    """Return the answer to a cull order. Raises OrderError if it is invalid."""
-    return _answer(body, CullAnswer)
-
-
-def release_answer(body: bytes) -> ReleaseAnswer:
-    """Return the answer to a release order. Raises OrderError if it is invalid."""
-    return _answer(body, ReleaseAnswer)
-
-
-def release_all_answer(body: bytes) -> ReleaseAllAnswer:
-    """Return what came of an order to release all. Raises OrderError if it is unreadable."""
-    return _answer(body, ReleaseAllAnswer)
-
-
-def ban_answer(body: bytes) -> BanAnswer:
-    """Return the answer to an order to ban. Raises OrderError if it is invalid."""
-    return _answer(body, BanAnswer)
-
-
-def lift_answer(body: bytes) -> LiftAnswer:
-    """Return the answer to an order to lift bans. Raises OrderError if it is invalid."""
-    return _answer(body, LiftAnswer)
-
-
-def bans_answer(body: bytes) -> tuple[BanStatus, ...]:
-    """Return the bans in force. Raises OrderError if they are invalid."""
-    return _answer(body, tuple[BanStatus, ...])
-
-
 def history_answer(body: bytes) -> NodeHistory:
     """Return the incidents of a node. Raises OrderError if the answer is invalid."""
     try:
@@ -178,12 +136,8 @@ def history_answer(body: bytes) -> NodeHistory:
         raise OrderError(f"the agent's answer cannot be understood: {error}") from error
 
 
-def seen_answer(body: bytes) -> SeenAnswer:
-    """Return the pods that an agent has seen. Raises OrderError if the answer is invalid."""
-    return _answer(body, SeenAnswer)
-
-
-def _answer(body: bytes, kind: type[_Kind]) -> _Kind:
+def answer_of(body: bytes, kind: type[_Kind]) -> _Kind:
+    """Return the answer of ``kind`` to an order. Raises OrderError if it is invalid."""
     try:
         return msgspec.json.decode(body, type=kind)
     except NOT_JSON as error:

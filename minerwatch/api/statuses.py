@@ -75,7 +75,7 @@ def container_status(
         processes=tuple(
             _process_status(load, boot_unix_s, unmasked=unmasked) for load in observation.processes
         ),
-        started=_started(pod),
+        started=rfc3339(pod.created_unix_s) if pod and pod.created_unix_s else "",
         abuse=next((each.abuse.value for each in _counted(observation)), ""),
         executed=_numbers(observation.executed),
         labels=_labels(identity.pod) if identity and not pod else {},
@@ -118,10 +118,6 @@ def _name(observation: Observation) -> str:
     if container.kind in (ContainerKind.UNIT, ContainerKind.HOST):
         return container.container_id
     return container.container_id[:12]
-
-
-def _started(pod: Pod | None) -> str:
-    return rfc3339(pod.created_unix_s) if pod and pod.created_unix_s else ""
 
 
 def _labels(pod: Pod) -> dict[str, str]:

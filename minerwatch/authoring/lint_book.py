@@ -128,7 +128,8 @@ def copied_exclusions(book: RuleBook) -> Iterator[Diagnostic]:
         if isinstance(condition, Not) and len(rules) >= _MIN_COPIES:
             text = f"{len(rules)} rules have the same exclusion: move it to a Sigma filter"
             for rule in rules:
-                yield warning(rule.path, rule.id_line, f"{text} ({_others(rule, rules)})")
+                others = ", ".join(str(each.path) for each in rules if each is not rule)
+                yield warning(rule.path, rule.id_line, f"{text} ({others})")
 
 
 def _subtrees(condition: Condition) -> Iterator[Condition]:
@@ -139,10 +140,6 @@ def _subtrees(condition: Condition) -> Iterator[Condition]:
                 yield from _subtrees(inner)
         case Not(inner):
             yield from _subtrees(inner)
-
-
-def _others(rule: Rule, rules: list[Rule]) -> str:
-    return ", ".join(str(each.path) for each in rules if each is not rule)
 
 
 # Lists.

@@ -8,7 +8,7 @@ import sys
 import click
 
 from minerwatch.api import orders
-from minerwatch.api.types import ContainerStatus
+from minerwatch.api.types import BanAnswer, BanStatus, ContainerStatus, LiftAnswer
 from minerwatch.cli.completion import complete_pod
 from minerwatch.cli.fleet_source import AnySource, ClusterSource, Connect, source_options
 from minerwatch.cli.options import output_option, parsed_by
@@ -86,7 +86,9 @@ def ban(
         raise click.UsageError("--apply goes with neither --dry-run nor --list")
     source = connect()
     if target is None:
-        found = orders.bans_answer(_first(source, orders.BANS, orders.BansOrder()))
+        found = orders.answer_of(
+            _first(source, orders.BANS, orders.BansOrder()), tuple[BanStatus, ...]
+        )
         click.echo(FORMATS["json" if output == "json" else form](found), nl=False)
         return
     status, _ = source.found(target)
@@ -101,7 +103,7 @@ def ban(
         unflagged=_seen_elsewhere(source, status),
     )
     body = source.ordered(status.node, orders.BAN, orders.encode(order))
-    answer = orders.ban_answer(body)
+    answer = orders.answer_of(body, BanAnswer)
     if output == "json":
         click.echo(orders.encode(answer))
     else:
@@ -113,8 +115,8 @@ def ban(
 
 def lift(source: AnySource, name: str, output: str) -> None:
     """Lift the bans of ``name``; exit with 1 if there is none."""
-    answer = orders.lift_answer(
-        _first(source, orders.LIFT, orders.LiftOrder(name, getpass.getuser()))
+    answer = orders.answer_of(
+        _first(source, orders.LIFT, orders.LiftOrder(name, getpass.getuser())), LiftAnswer
     )
     click.echo(orders.encode(answer) if output == "json" else lift_text(answer), nl=False)
     if not answer.lifted:
@@ -142,7 +144,7 @@ def _seen_elsewhere(source: AnySource, status: ContainerStatus) -> dict[str, int
         trouble = answer if isinstance(answer, str) else ""
         if isinstance(answer, bytes):
             try:
-                counts = orders.seen_answer(answer).unflagged
+                counts = orders.answer_of(answer, orders.SeenAnswer).unflagged
             except OrderError as error:
                 trouble = f"node {node}: {error}"
         if trouble:

@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from minerwatch.api import orders
+from minerwatch.api.types import CullAnswer
 from minerwatch.cli.completion import complete_pod
 from minerwatch.cli.fleet_source import AnySource, Connect, source_options
 from minerwatch.cli.options import output_option
@@ -72,7 +73,7 @@ def cull(
     status, _ = source.found(target)
     order = orders.cull_order(status, Action(action), dry_run=dry_run)
     body = source.ordered(status.node, orders.CULL, orders.encode(order))
-    answer = orders.cull_answer(body)
+    answer = orders.answer_of(body, CullAnswer)
     if output == "json":
         click.echo(orders.encode(answer))
     else:
@@ -84,7 +85,7 @@ def cull(
 def _show_past(source: AnySource, hours: float, output: str) -> None:
     lines: list[AuditLine] = []
     has_failed = False
-    order = orders.encode(orders.ToldOrder(hours))
+    order = orders.encode(orders.HoursOrder(hours))
     for node, answer in source.ordered_everywhere(orders.TOLD, order):
         if isinstance(answer, str):
             has_failed = True

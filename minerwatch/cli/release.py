@@ -7,7 +7,7 @@ import sys
 import click
 
 from minerwatch.api import orders
-from minerwatch.api.types import ReleaseAllAnswer
+from minerwatch.api.types import ReleaseAllAnswer, ReleaseAnswer
 from minerwatch.cli.ban import lift
 from minerwatch.cli.completion import complete_pod
 from minerwatch.cli.fleet_source import AnySource, Connect, source_options
@@ -73,7 +73,7 @@ def release(
 def _release(source: AnySource, target: str, output: str) -> bool:
     status, _ = source.found(target)
     order = orders.encode(orders.release_order(status))
-    answer = orders.release_answer(source.ordered(status.node, orders.RELEASE, order))
+    answer = orders.answer_of(source.ordered(status.node, orders.RELEASE, order), ReleaseAnswer)
     if output == "json":
         click.echo(orders.encode(answer))
     else:
@@ -89,7 +89,7 @@ def _release_all(source: AnySource, order: orders.ReleaseAllOrder, output: str) 
             is_undone = False
             click.echo(f"minerwatch: {printable(body)}", err=True)
             continue
-        answer = orders.release_all_answer(body)
+        answer = orders.answer_of(body, ReleaseAllAnswer)
         is_undone &= not answer.trouble and not any(each.trouble for each in answer.released)
         answers.append(answer)
         if output == "text":

@@ -177,7 +177,7 @@ def _reason(refusal: str) -> str:
 
 def _asked(source: AnySource, hours: float) -> _Read:
     histories, missing = [], []
-    order = orders.encode(orders.HistoryOrder(hours))
+    order = orders.encode(orders.HoursOrder(hours))
     for node, answer in source.ordered_everywhere(orders.HISTORY, order):
         if isinstance(answer, str):
             missing.append(Unanswered(node, "", _reason(answer.removeprefix(f"node {node}: "))))

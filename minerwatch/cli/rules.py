@@ -103,10 +103,10 @@ def list_rules(output: str, rule_folders: tuple[Path, ...], config_path: Path | 
     else:
         for row in index.rule_rows(in_order):
             click.echo(row)
-    _note(*book.errors)
+    _print_stderr(*book.errors)
     counts = Counter(rule.maturity for rule in book.rules)
     parts = ", ".join(f"{counts[maturity]} {maturity}" for maturity in Maturity)
-    _note(f"{counted(len(book.rules), 'rule')}: {parts}")
+    _print_stderr(f"{counted(len(book.rules), 'rule')}: {parts}")
     sys.exit(bool(book.errors))
 
 
@@ -211,12 +211,12 @@ def new(path: Path, title: str, signal: str, level: str, filter_paths: tuple[Pat
         for each, text in filters.items():
             each.write_text(text, encoding="utf-8")
     except (OSError, RuleError) as error:
-        _note(
+        _print_stderr(
             f"{error.filename or file}: {error.strerror}" if isinstance(error, OSError) else error
         )
         sys.exit(1)
     click.echo(printable(str(file)))
-    _note(f"Replace each TODO, then run: minerwatch rules lint --strict {file}")
+    _print_stderr(f"Replace each TODO, then run: minerwatch rules lint --strict {file}")
 
 
 @rules.command(short_help="Check rule files.")
@@ -276,7 +276,7 @@ def lint(
     errors, warnings = counts[Severity.ERROR], counts[Severity.WARNING]
     selected = _selected(book, paths)
     checked = counted(len(selected), "rule")
-    _note(f"{checked}, {counted(errors, 'error')}, {counted(warnings, 'warning')}")
+    _print_stderr(f"{checked}, {counted(errors, 'error')}, {counted(warnings, 'warning')}")
     sys.exit(bool(errors or is_empty or (strict and warnings)))
 
 
@@ -318,9 +318,9 @@ def test(
             for line in str(failure).splitlines():
                 click.echo(printable(line))
     is_empty = _has_empty(book, paths)
-    _note(*broken)
+    _print_stderr(*broken)
     count = counted(sum(len(rule.tests) for rule in tested), "test")
-    _note(f"{counted(len(tested), 'rule')}, {count}, {len(failures):,} failed")
+    _print_stderr(f"{counted(len(tested), 'rule')}, {count}, {len(failures):,} failed")
     sys.exit(bool(failures or broken or is_empty))
 
 
@@ -366,7 +366,7 @@ def replay(
             case = recordings.recording(line)
         except ValueError as error:
             failed = True
-            _note(f"{name}:{number}: {error}")
+            _print_stderr(f"{name}:{number}: {error}")
             continue
         outcome = recordings.replayed(case, matcher)
         tally.add(case, outcome)
@@ -375,9 +375,9 @@ def replay(
         else:
             click.echo(recordings.text_line(case, outcome, titles))
     if output == "text":
-        _note(*tally.rows())
-    _note(*tally.unknown_fields(book.rules))
-    _note(*book.errors)
+        _print_stderr(*tally.rows())
+    _print_stderr(*tally.unknown_fields(book.rules))
+    _print_stderr(*book.errors)
     sys.exit(failed)
 
 
@@ -432,7 +432,7 @@ def _has_empty(book: RuleBook, paths: Sequence[Path]) -> bool:
         *filter(Path.is_file, lists),
     )
     empty = [path for path in paths if not any(_is_below(each, (path,)) for each in seen)]
-    _note(*(f"{path}: no rule files (*.yml, *.yaml) here" for path in empty))
+    _print_stderr(*(f"{path}: no rule files (*.yml, *.yaml) here" for path in empty))
     return bool(empty)
 
 
@@ -450,7 +450,7 @@ def _failure(failure: rule_tests.FailedTest) -> dict[str, Any]:
     }
 
 
-def _note(*lines: object) -> None:
+def _print_stderr(*lines: object) -> None:
     """Print lines to standard error."""
     for line in lines:
         click.echo(printable(str(line)), err=True)

@@ -72,7 +72,7 @@ def checked(path: Path, checks: Checks | None = None) -> Checked:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 (byte {error.start})") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}{_place(error)}: {_problem(error)}") from error
+        raise ConfigError(f"{path}{_line_of(error)}: {_problem(error)}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deeply") from error
 
@@ -118,7 +118,7 @@ def _decode(kind: type, value: Any) -> Any:
         raise ValueError(str(error)) from error  # msgspec adds the key to a ValueError only
 
 
-def _place(error: yaml.YAMLError) -> str:
+def _line_of(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     return f":{mark.line + 1}" if mark else ""
 

@@ -36,7 +36,7 @@ from minerwatch.culling.process_signals import PROC, STOPPED, Hits, is_own_proc,
 from minerwatch.culling.records import ENGINE_ACTIONS
 from minerwatch.errors import NOT_JSON
 from minerwatch.kube.attributions import HubServer
-from minerwatch.kube.client import ApiError, Cluster, decoded, one_line, refusal
+from minerwatch.kube.client import JSON, MERGE_PATCH, ApiError, Cluster, decoded, one_line, refusal
 from minerwatch.kube.objects import Head, Status
 from minerwatch.kube.pod_parsing import PodFields, PodParser
 from minerwatch.model import Action, ContainerKey, Pod, ProcessId
@@ -44,8 +44,6 @@ from minerwatch.model import Action, ContainerKey, Pod, ProcessId
 ANSWER_S = 15.0
 STOP_S = 10  # before an engine kills what does not end
 FIELD_MANAGER = "minerwatch"
-_JSON = "application/json"
-_MERGE_PATCH = "application/merge-patch+json"
 _ALL = "All"
 _SIGNALS = {Action.STOP: signal.SIGSTOP, Action.KILL: signal.SIGKILL}
 
@@ -58,7 +56,7 @@ class ApiRequest:
     path: str
     query: Mapping[str, str]
     body: Mapping[str, object]
-    content_type: str = _JSON
+    content_type: str = JSON
 
     def __str__(self) -> str:
         """Return it in one line, as shown to people."""
@@ -163,7 +161,7 @@ def unlabelling(pod: Pod, label: PodLabel, resource_version: str) -> ApiRequest:
     metadata = {"uid": pod.uid, "resourceVersion": resource_version, "labels": {label.key: None}}
     query = {"fieldManager": FIELD_MANAGER}
     path = _pod_path(pod.namespace, pod.name)
-    return ApiRequest("PATCH", path, query, {"metadata": metadata}, _MERGE_PATCH)
+    return ApiRequest("PATCH", path, query, {"metadata": metadata}, MERGE_PATCH)
 
 
 class ProcessActions:
@@ -292,4 +290,4 @@ def _labelling(decision: Decision, label: PodLabel, resource_version: str) -> Ap
         metadata["resourceVersion"] = resource_version
     query = {"fieldManager": FIELD_MANAGER, **_query(decision)}
     path = _pod_path(decision.namespace, decision.pod)
-    return ApiRequest("PATCH", path, query, {"metadata": metadata}, _MERGE_PATCH)
+    return ApiRequest("PATCH", path, query, {"metadata": metadata}, MERGE_PATCH)

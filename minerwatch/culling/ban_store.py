@@ -1,8 +1,6 @@
 """The ConfigMap of bans and notices: read, changed, and written if nothing else changed it.
 
-The compare-and-swap of the budget's Lease (``culling.lease_budget``): the object is written with
-the resource version it was read with, so of two writers one reads again. Other keys of the object
-are kept. What cannot be parsed is never overwritten.
+Other keys of the object are kept. What cannot be parsed is never overwritten.
 """
 
 from __future__ import annotations
@@ -11,14 +9,13 @@ import math
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
 import msgspec
 
-from minerwatch.backoff import Backoff
 from minerwatch.culling.bans import Ban, HubRecords, Notice
+from minerwatch.culling.compare_and_swap import SwapPace, swapped
 from minerwatch.errors import NOT_JSON
 from minerwatch.kube.client import ApiError, Cluster, one_line
 
@@ -29,17 +26,7 @@ _MIN_ANSWER_S = 0.1
 _MAX_BYTES = 2 << 20
 _MAX_DATA_BYTES = 900_000
 """Kubernetes takes 1 MiB in all."""
-
-
-@dataclass(frozen=True, slots=True)
-class StorePace:
-    """Timeouts and retries, in seconds."""
-
-    tries: int = 8
-    first_delay_s: float = 0.1
-    longest_delay_s: float = 2.0
-    answer_s: float = 10.0
-    give_up_s: float = 30.0  # of a change, whatever the server asks for
+_PACE = SwapPace(tries=8, give_up_s=30.0, first_delay_s=0.1, answer_s=10.0)
 
 
 class _Object(msgspec.Struct, omit_defaults=True, rename={"binary_data": "binaryData"}):
@@ -55,13 +42,13 @@ class BanStore:
         self,
         cluster: Cluster,
         place: Callable[[], str],
-        pace: StorePace | None = None,
+        pace: SwapPace = _PACE,
         closing: Event | None = None,
     ) -> None:
         """``place`` returns NAMESPACE/NAME."""
         self._cluster = cluster
         self._place = place
-        self._pace = pace or StorePace()
+        self._pace = pace
         self._closing = closing or Event()
         self._rng = random.Random()  # noqa: S311 - it spreads requests
 
@@ -75,28 +62,16 @@ class BanStore:
 
         ``change`` may raise: nothing is written then.
         """
-        backoff = Backoff(self._pace.first_delay_s, self._pace.longest_delay_s, self._rng, 1.5)
-        until_s = time.monotonic() + self._pace.give_up_s
-        last = ApiError("conflict", f"{self._place()}: it changed at every try")
-        for _ in range(self._pace.tries):
-            try:
-                found = self._get(until_s)
-                before = self._records(found) if found else HubRecords()
-                after = change(before)
-                if after != before:
-                    self._put(found, after, until_s)
-            except ApiError as error:
-                if error.reason == "unauthorized":
-                    self._cluster.renew_credentials()
-                if not error.is_transient and error.reason not in ("conflict", "missing"):
-                    raise
-                last = error
-            else:
-                return after
-            wait_s = max(last.retry_after_s or 0.0, backoff.next_s())
-            if time.monotonic() + wait_s > until_s or self._closing.wait(wait_s):
-                break
-        raise last
+
+        def attempt(until_s: float) -> HubRecords:
+            found = self._get(until_s)
+            before = self._records(found) if found else HubRecords()
+            after = change(before)
+            if after != before:
+                self._put(found, after, until_s)
+            return after
+
+        return swapped(attempt, self._cluster, self._pace, self._closing, self._rng)
 
     def _answer_s(self, until_s: float) -> float:
         return max(_MIN_ANSWER_S, min(self._pace.answer_s, until_s - time.monotonic()))

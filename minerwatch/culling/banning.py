@@ -87,7 +87,7 @@ class Banning:
         now_s, text = self._now_s, self._notice_text(case.verdict.findings, record)
         server = decision.server
         notice = Notice(server.user, server.name, now_s, text, decision.pod_uid)
-        self._opened().update(lambda records: records.kept(now_s).with_notice(notice))
+        self._required_store().update(lambda records: records.kept(now_s).with_notice(notice))
 
     def _ban_after(self, case: Case, decision: Decision, record: ActionRecord) -> None:
         if not self._settings.after_cull or decision.action is Action.LABEL:
@@ -109,7 +109,7 @@ class Banning:
 
     def ban(self, case: Case, decision: Decision, order: BanOrder) -> BanAnswer:
         """Ban the names of a pod, as far as nothing speaks against it. Raises OrderError."""
-        self._opened()
+        self._required_store()
         reasons = [str(each) for each in proof_objections(decision)]
         found = self._candidates(case, order.kinds, order.unflagged, by_hand=True)
         evidence_id = uuid.uuid4().hex
@@ -140,7 +140,7 @@ class Banning:
 
     def lift(self, order: LiftOrder) -> LiftAnswer:
         """Lift the bans of a name. Raises OrderError, ApiError."""
-        store = self._opened()
+        store = self._required_store()
         before = store.read()
         lifted = [each for each in before.bans if each.name == order.name]
         self._write("ban-lifted", lifted, order.by)
@@ -169,7 +169,7 @@ class Banning:
 
     def listed(self) -> tuple[BanStatus, ...]:
         """Return all bans in force. Raises OrderError, ApiError."""
-        records = self._opened().read().current(self._now_s)
+        records = self._required_store().read().current(self._now_s)
         return tuple(ban_status(each) for each in records.bans)
 
     def seen(self, order: SeenOrder) -> SeenAnswer:
@@ -200,7 +200,7 @@ class Banning:
             raise OrderError("the container is gone: there is no evidence to keep")
         return evidence
 
-    def _opened(self) -> BanStore:
+    def _required_store(self) -> BanStore:
         if self.store is None or not self._settings.config_map:
             raise OrderError(_NO_STORE)
         return self.store
@@ -246,7 +246,7 @@ class Banning:
 
     def _add(self, added: Sequence[Ban], *, dry_run: bool, evidence: bytes | None = None) -> None:
         """Write ``added`` if the budget allows it; in a dry run only check. Raises."""
-        store = self._opened()
+        store = self._required_store()
         if not added:
             return
 

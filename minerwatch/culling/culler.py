@@ -101,7 +101,7 @@ class Culler:
                 on_error=on_error,
                 pace=timing.budget,
             )
-            actions = Actions(cluster.cluster, cluster.keep(config), proc, timing.retry.answer_s)
+            actions = Actions(cluster.cluster, cluster.fields(config), proc, timing.retry.answer_s)
             controllers = ControllerCheck(cluster.cluster, on_error=callbacks.on_error)
         clock = AgentClock(read_clocks, self._budget.server_unix_s)
         self._context = context = Context(
@@ -151,7 +151,7 @@ class Culler:
         """Take the containers that a tick found at suspicious or above; return at once."""
         verdicts = [each.verdict for each in confirmed(flagged)]
         now_s = self._context.clock.now().monotonic_s
-        self.cases.holds.note(verdicts, now_s, float(self._context.config.interval))
+        self.cases.holds.record(verdicts, now_s, float(self._context.config.interval))
         self.mailbox.put_tick(flagged)
 
     def call(self, work: Callable[[], Result], timeout_s: float = _REQUEST_TIMEOUT_S) -> Result:
@@ -205,7 +205,7 @@ class Culler:
     # The culling thread.
 
     def _run(self) -> None:
-        while (work := self.mailbox.take()) is not None:
+        while (work := self.mailbox.pop()) is not None:
             self._handle(work)
 
     def _handle(self, work: PendingRequest | Flagged) -> None:
@@ -224,10 +224,10 @@ class Culler:
     def _consider(self, flagged: Flagged) -> None:
         found = confirmed(flagged)
         self.cases.refresh_flagged(flagged)
-        self._note_sightings(flagged)
+        self._record_sightings(flagged)
         if self._context.has_budget:
             now_s = self._context.clock.now().monotonic_s
-            self._budget.keep_known(now_s, is_needed=bool(found), dry_run=self._context.dry_run)
+            self._budget.refresh_if_due(now_s, is_needed=bool(found), dry_run=self._context.dry_run)
             if self._context.culling.mode != OFF:
                 self._budget.flag(self.cases.flagged_owners(found))
         failure: Exception | None = None
@@ -238,11 +238,11 @@ class Culler:
                 self._decide(observation)
             except Exception as error:  # noqa: BLE001 - the other containers are decided as well
                 failure = error
-        self._decisions.keep_only({observation.container.key for observation in found})
+        self._decisions.retain({observation.container.key for observation in found})
         if failure is not None:
             raise failure
 
-    def _note_sightings(self, flagged: Flagged) -> None:
+    def _record_sightings(self, flagged: Flagged) -> None:
         """Count the node's pods by repository and address, where bans are configured."""
         culling = self._context.culling
         if self._context.is_host or culling.mode == OFF or not culling.bans.config_map:
@@ -251,14 +251,14 @@ class Culler:
         pods = ((pod.uid, with_claims(cluster.owners(pod), pod, culling)) for pod in cluster.pods())
         uids = frozenset(each.container.pod_uid for each in flagged)
         try:
-            self.banning.sightings.note(pods, uids, now.unix_s)
+            self.banning.sightings.record(pods, uids, now.unix_s)
         except OSError as error:
             self._context.callbacks.on_error("bans", error)
 
     def _decide(self, observation: Observation) -> None:
         case = self.cases.checked_case(observation)
         decision = self.history.decide(case)
-        self._decisions.note(case, decision)
+        self._decisions.record(case, decision)
         if decision.acts:
             self._enforcer.carry_out(case, decision)
 

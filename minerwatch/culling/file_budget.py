@@ -81,7 +81,7 @@ class FileBudget:
         """Read the file, so that ``left`` is known; return True on success."""
         return self._update(lambda places: places) is not None
 
-    def keep_known(self, now_s: float, *, is_needed: bool, dry_run: bool) -> None:  # noqa: ARG002
+    def refresh_if_due(self, now_s: float, *, is_needed: bool, dry_run: bool) -> None:  # noqa: ARG002
         """Read the file if the last read is too old; called at every tick."""
         read = self._last
         if read is None or is_needed or now_s - read[0] >= _KNOWN_S:
@@ -154,16 +154,16 @@ class FileBudget:
                 if places != found:
                     self._write(places)
         except BudgetError as error:
-            self._note("locked" if error.__cause__ is None else "damaged", error)
+            self._report_failure("locked" if error.__cause__ is None else "damaged", error)
             return None
         except OSError as error:
             unusable = BudgetError(f"{self._path}: the budget cannot be used: {error.strerror}")
-            self._note("unusable", unusable)
+            self._report_failure("unusable", unusable)
             return None
         self._last = (self._now().monotonic_s, places)
         return places
 
-    def _note(self, reason: str, error: Exception) -> None:
+    def _report_failure(self, reason: str, error: Exception) -> None:
         self._last = None
         self.failures[reason] = self.failures.get(reason, 0) + 1
         with suppress(Exception):  # a failing callback must not prevent the decision

@@ -11,7 +11,6 @@ An agent with culling disabled does not import this module.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +21,7 @@ from minerwatch import __version__
 from minerwatch.config.hub import Hub
 from minerwatch.culling.actions import ANSWER_S, HubRequest
 from minerwatch.errors import NOT_JSON
+from minerwatch.format import unix_s
 from minerwatch.kube.client import ApiError, Reason, one_line
 from minerwatch.report.one_request import FAILURES, send
 
@@ -72,7 +72,7 @@ class HubApi:
         server = self._servers(request).get(request.server.name)
         if server is None:
             raise UnknownServerError("server", "the hub runs no such server: the pod is left over")
-        started_s = _unix_s(server.started)
+        started_s = unix_s(server.started)
         if started_s is None or started_s > request.pod_created_unix_s + _CLOCK_SKEW_S:
             raise UnknownServerError("server", "the hub has started the server again since")
 
@@ -162,10 +162,3 @@ def _decoded(body: bytes, kind: type[_Kind]) -> _Kind:
         return msgspec.json.decode(body, type=kind)
     except NOT_JSON as error:
         raise ApiError("garbage", f"the hub's answer is invalid: {one_line(error)}") from error
-
-
-def _unix_s(text: str | None) -> float | None:
-    try:
-        return datetime.fromisoformat(text).timestamp() if text else None
-    except (ValueError, OverflowError):
-        return None

@@ -1,10 +1,9 @@
 """The cluster's budget of actions: one Lease, which all agents compare and swap.
 
-An agent reads the Lease, adds its own place if there is one left, and writes it back with the
-resource version it read: if another agent has written in between, the API server refuses (409
-Conflict), and the agent reads again. So if two agents want the last place, one gets it. A missing
-Lease is created, which also succeeds for one agent only (409 AlreadyExists). If an answer is lost,
-the agent reads again and looks for its own place by id.
+An agent reads the Lease, adds its own place if there is one left, and writes it back (see
+``culling.compare_and_swap``). So if two agents want the last place, one gets it. A missing Lease is
+created, which also succeeds for one agent only (409 AlreadyExists). If an answer is lost, the agent
+reads again and looks for its own place by id.
 
 On any failure nothing is done: no Lease, no action.
 
@@ -32,8 +31,8 @@ from typing import Any
 
 import msgspec
 
-from minerwatch.backoff import Backoff
 from minerwatch.config.schema import Culling
+from minerwatch.culling.compare_and_swap import SwapPace, swapped
 from minerwatch.culling.lease_codec import (
     LEASE,
     LeaseState,
@@ -56,14 +55,9 @@ _MAX_LEASE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class BudgetPace:
+class BudgetPace(SwapPace):
     """Timeouts, retries, and how often the Lease is read, in seconds."""
 
-    tries: int = 12
-    give_up_s: float = 20.0
-    first_delay_s: float = 0.05
-    longest_delay_s: float = 2.0
-    answer_s: float = 5.0
     known_s: float = 1200.0  # after this the last read no longer counts
     needed_s: float = 30.0  # between two reads while a container is confirmed,
     idle_s: float = 600.0  # while none is,
@@ -119,11 +113,11 @@ class LeaseBudget:
         try:
             self._read()
         except ApiError as error:
-            self._note(error)
+            self._report_failure(error)
             return False
         return True
 
-    def keep_known(self, now_s: float, *, is_needed: bool, dry_run: bool) -> None:
+    def refresh_if_due(self, now_s: float, *, is_needed: bool, dry_run: bool) -> None:
         """Read the Lease if the last read is too old; called at every tick.
 
         ``now_s`` is monotonic; ``is_needed``: an action may follow. A spent budget is read less
@@ -195,27 +189,21 @@ class LeaseBudget:
 
     def _update(self, change: Callable[[LeaseState], LeaseState | bool], holder: str = "") -> bool:
         """Write the Lease that ``change`` returns, or return its decision; False if that fails."""
-        until_s = self._monotonic_s() + self._pace.give_up_s
-        backoff = Backoff(self._pace.first_delay_s, self._pace.longest_delay_s, self._rng, 1.5)
-        for _ in range(self._pace.tries):
-            try:
-                wanted = change(self._read())
-                if isinstance(wanted, bool):
-                    return wanted
-                self._write(wanted, holder)
-            except ApiError as error:
-                last = error
-                if error.reason == "unauthorized":
-                    self._cluster.renew_credentials()
-                if not error.is_transient and error.reason not in ("conflict", "missing"):
-                    break
-            else:
-                return True
-            wait_s = max(last.retry_after_s or 0.0, backoff.next_s())
-            if self._monotonic_s() + wait_s > until_s or self._closing.wait(wait_s):
-                break
-        self._note(last)
-        return False
+
+        def attempt(_until_s: float) -> bool:
+            wanted = change(self._read())
+            if isinstance(wanted, bool):
+                return wanted
+            self._write(wanted, holder)
+            return True
+
+        try:
+            return swapped(
+                *(attempt, self._cluster, self._pace, self._closing, self._rng), self._monotonic_s
+            )
+        except ApiError as error:
+            self._report_failure(error)
+            return False
 
     def _with_place(self, state: LeaseState, record: ActionRecord) -> LeaseState | bool:
         id_, node = short_id(record.id), record.node[:_MAX_NODE_CHARS]
@@ -300,7 +288,7 @@ class LeaseBudget:
         self._cluster.call(method, path, body=body, timeout_s=self._pace.answer_s)
         self._remember(wanted)
 
-    def _note(self, error: ApiError) -> None:
+    def _report_failure(self, error: ApiError) -> None:
         reason = "crowded" if error.reason == "conflict" else error.reason
         self.failures[reason] = self.failures.get(reason, 0) + 1
         with suppress(Exception):  # a failing callback must not prevent the decision

@@ -81,7 +81,7 @@ class Mailbox:
         answer: Result = request.answer.result()
         return answer
 
-    def take(self) -> PendingRequest | Flagged | None:
+    def pop(self) -> PendingRequest | Flagged | None:
         """Wait for a request or a tick and return it; None once the mailbox is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._requests or self.has_tick or self._is_closed)

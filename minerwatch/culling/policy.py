@@ -300,7 +300,7 @@ class _Evaluation:
         if self.case.is_controlled is None:
             yield Objection(Reason.CONTROLLER_UNKNOWN, "")
         elif self.case.is_controlled:
-            if _controller_kind(pod) == "DaemonSet":
+            if pod.is_of_daemon_set:
                 yield Objection(Reason.DAEMON_SET_POD, "")
             if _has_critical_priority(pod):
                 yield Objection(Reason.CRITICAL_PRIORITY, pod.priority_class)
@@ -407,16 +407,12 @@ class _Evaluation:
 
 def claims_protection(pod: Pod) -> bool:
     """Return True if the pod claims a protected controller or priority."""
-    return _controller_kind(pod) == "DaemonSet" or _has_critical_priority(pod)
+    return pod.is_of_daemon_set or _has_critical_priority(pod)
 
 
 def _is_owner_claimed(case: Case) -> bool:
     name = case.owner.name if case.owner else ""
     return {each.is_claim for each in case.owners if each.name == name} == {True}
-
-
-def _controller_kind(pod: Pod) -> str:
-    return next((owner.kind for owner in pod.owners if owner.is_controller), "")
 
 
 def _has_critical_priority(pod: Pod) -> bool:

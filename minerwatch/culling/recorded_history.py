@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from minerwatch.api.orders import ToldOrder
+from minerwatch.api.orders import HoursOrder
 from minerwatch.culling import audit_log
 from minerwatch.culling.audit_log import AuditError, AuditLog
 from minerwatch.culling.context import Context
@@ -51,7 +51,8 @@ class RecordedHistory:
         self._node = context.agent.node
         self._audit = AuditLog(context.culling.audit, self._go_on)
         self._unread = _NOT_READ  # why the previous log could not be read; "": it was read
-        self._is_forgotten = False
+        self.is_forgotten = False
+        """Return True once the log was removed."""
         self._unread_stamps: object = None  # of the log that could not be read
         self._logged = ""  # the trouble that was logged last
         self.past = History.started(self._node, context.clock.now())
@@ -61,14 +62,9 @@ class RecordedHistory:
         """Return the reason why the log cannot be read or written; "": it can."""
         return self._unread or self._audit.trouble
 
-    @property
-    def is_forgotten(self) -> bool:
-        """Return True once the log was removed."""
-        return self._is_forgotten
-
     def make_ready(self) -> None:
         """Read the log if that has not succeeded yet; else write the queued lines."""
-        if self._is_forgotten:
+        if self.is_forgotten:
             return
         if self._unread:
             stamps = audit_log.stamps(self._audit.path)
@@ -84,7 +80,7 @@ class RecordedHistory:
 
     def forget(self) -> None:
         """Remove the log and its evidence, and write nothing from then on. Raises AuditError."""
-        self._is_forgotten = True
+        self.is_forgotten = True
         self._unread = _FORGOTTEN
         self._audit.remove()
 
@@ -135,7 +131,7 @@ class RecordedHistory:
         bans: Sequence[dict[str, object]] = (),
     ) -> bool:
         """Append a line; return True if it is on the disk now."""
-        if self._is_forgotten:
+        if self.is_forgotten:
             return False
         line = AuditLine(
             kind=kind,
@@ -154,7 +150,7 @@ class RecordedHistory:
         """Write ``evidence`` to a file, if configured; return False if that fails."""
         return self._audit.save(name, evidence)
 
-    def lines_since(self, order: ToldOrder) -> tuple[AuditLine, ...]:
+    def lines_since(self, order: HoursOrder) -> tuple[AuditLine, ...]:
         """Return the log's lines of the last hours, without evidence. Raises AuditError."""
         since = rfc3339(self._context.clock.now().unix_s - order.hours * HOUR_S, milliseconds=True)
         written = audit_log.read(
@@ -221,7 +217,7 @@ class DecisionLog:
         self._last: dict[ContainerKey, tuple[tuple[object, ...], float]] = {}  # and when
         self._lines_at_s: deque[float] = deque(maxlen=_MAX_DECISIONS_PER_HOUR)
 
-    def note(self, case: Case, decision: Decision) -> None:
+    def record(self, case: Case, decision: Decision) -> None:
         """Write the decision if it differs from the last one, unless that was a moment ago."""
         key, content = decision.container, (decision.proposed, decision.dry_run, decision.reasons)
         lines, last = self._lines_at_s, self._last.get(key)
@@ -243,6 +239,6 @@ class DecisionLog:
             "decision", node=self._context.agent.node, **msgspec.structs.asdict(line)
         )
 
-    def keep_only(self, keys: Collection[ContainerKey]) -> None:
+    def retain(self, keys: Collection[ContainerKey]) -> None:
         """Forget the decisions about all other containers."""
         self._last = {key: last for key, last in self._last.items() if key in keys}

@@ -205,7 +205,7 @@ class KnownBudget(Budget, Protocol):
     def refresh(self) -> bool:
         """Read the budget, so that ``left`` is known; return True on success."""
 
-    def keep_known(self, now_s: float, *, is_needed: bool, dry_run: bool) -> None:
+    def refresh_if_due(self, now_s: float, *, is_needed: bool, dry_run: bool) -> None:
         """Read the budget if the last read is too old; called at every tick."""
 
     def left(self, *, dry_run: bool) -> int | None:

@@ -81,13 +81,13 @@ class CullSwitch:
         self._on_outcome = on_outcome
         self._on_error = on_error
         self._culler: Culler | None = None
-        self._open()
+        self._start_culler()
 
     def use(self, config: Config) -> None:
         """Apply other settings; switching culling off releases all pods."""
         before, self._config = self._config, config
         if self._culler is None:
-            self._open()
+            self._start_culler()
             return
         self._culler.use(config)
         if config.culling.audit != before.culling.audit:
@@ -127,7 +127,7 @@ class CullSwitch:
 
     def audit_lines(self, hours: float) -> tuple[AuditLine, ...]:
         """Return the audit log's lines of the last hours; none while off. Raises AuditError."""
-        order = orders.ToldOrder(hours)
+        order = orders.HoursOrder(hours)
         return self._culler.history.lines_since(order) if self._culler is not None else ()
 
     def posts(self) -> Posts:
@@ -148,7 +148,7 @@ class CullSwitch:
                 orders.ReleaseAllOrder, lambda by: by.orders.release_all, when_off=_KNOWS_NOTHING
             ),
             orders.TOLD: self._handler(
-                orders.ToldOrder, lambda by: by.history.lines_since, in_culling_thread=False
+                orders.HoursOrder, lambda by: by.history.lines_since, in_culling_thread=False
             ),
         }
 
@@ -175,7 +175,7 @@ class CullSwitch:
 
         return handle
 
-    def _open(self) -> None:
+    def _start_culler(self) -> None:
         if self._config.culling.mode == OFF:
             return
         if self._cluster is None:

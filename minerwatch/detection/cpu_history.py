@@ -12,7 +12,7 @@ _FLATNESS_NEEDS = 4  # rates
 class CpuHistory:
     """The latest readings of one CPU counter, of a process or a container."""
 
-    __slots__ = ("_at_s", "_cpu_s", "_rates", "cores")
+    __slots__ = ("_at_s", "_rates", "cores", "cpu_s")
 
     def __init__(self, at_s: float, cpu_s: float) -> None:
         self._rates: list[tuple[float, float]] = []  # a deque takes 600 bytes when it is empty
@@ -20,15 +20,10 @@ class CpuHistory:
 
     def _restart(self, at_s: float, cpu_s: float) -> None:
         self._at_s = at_s
-        self._cpu_s = cpu_s
+        self.cpu_s = cpu_s  # the last reading
         self._rates.clear()
         self.cores: float | None = None
         """CPU rate between the last two readings, in cores; None before the second."""
-
-    @property
-    def cpu_s(self) -> float:
-        """The last reading."""
-        return self._cpu_s
 
     @property
     def is_idle(self) -> bool:
@@ -43,21 +38,21 @@ class CpuHistory:
         elapsed_s = at_s - self._at_s
         if elapsed_s <= 0:
             return
-        if cpu_s < self._cpu_s:
+        if cpu_s < self.cpu_s:
             self._restart(at_s, cpu_s)
             return
-        self.cores = (cpu_s - self._cpu_s) / elapsed_s
+        self.cores = (cpu_s - self.cpu_s) / elapsed_s
         self._rates.append((at_s, self.cores))
         while self._rates[0][0] <= at_s - window_s:
             del self._rates[0]
-        self._at_s, self._cpu_s = at_s, cpu_s
+        self._at_s, self.cpu_s = at_s, cpu_s
 
     def rest(self, times_s: Reversible[float], *, window_s: float) -> None:
         """Repeat the last reading at each of ``times_s``, which is in order, that is later."""
         last_s = self._at_s
         missed_s = list(takewhile(lambda at_s: at_s > last_s, reversed(times_s)))
         for at_s in reversed(missed_s):
-            self.add(at_s, self._cpu_s, window_s=window_s)
+            self.add(at_s, self.cpu_s, window_s=window_s)
 
     def flatness(self) -> float | None:
         """Return 1 − the rates' coefficient of variation in the window, 0..1; None if too few."""

@@ -163,7 +163,7 @@ def of_build(
     BinderHub's builds use the engine of their node, so each pod of a build there is a candidate. Of
     several, none is certain.
     """
-    if pod.labels.get(_COMPONENT) not in _ENGINES_OF_BUILDS or _controller_kind(pod) != "DaemonSet":
+    if pod.labels.get(_COMPONENT) not in _ENGINES_OF_BUILDS or not pod.is_of_daemon_set:
         return
     builds = {
         one_spelling(each.annotations[_BUILD_REPOSITORY]): each
@@ -224,7 +224,3 @@ def _of_configured(pod: Pod, asked: Iterable[Source], trust: Trust) -> Iterator[
         if source.kind.has_key and source not in _KNOWN and (name := owners.value_of(pod, source)):
             is_claim = trust.is_claim(pod, _Author.CONFIGURED)
             yield Attribution(OwnerKind.CONFIGURED, name, str(source), is_claim)
-
-
-def _controller_kind(pod: Pod) -> str:
-    return next((each.kind for each in pod.owners if each.is_controller), "")

@@ -62,7 +62,7 @@ sys.meta_path.insert(0, _LazyFinder())
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 USER_AGENT = f"minerwatch/{__version__}"
 
-JSON = "application/json"
+JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
 METADATA_ONLY = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,{JSON}"
 """To be accepted where only names are asked for: a node is 30 KB, its metadata three."""
 
@@ -202,26 +202,22 @@ class Cluster:
         self.context = context
         self.namespace = namespace
         self._open_client = open_client
-        self._client = open_client()
-
-    @property
-    def client(self) -> ApiClient:
+        self.client = open_client()
         """The official client, for what needs it: ``exec`` by ``kubernetes.stream``."""
-        return self._client
 
     @property
     def server(self) -> str:
         """The API server's URL."""
-        return str(self._client.configuration.host)
+        return str(self.client.configuration.host)
 
     def renew_credentials(self) -> None:
         """Read the configuration again after a 401; if that fails, the next request fails, too."""
         with suppress(ClusterError):
-            self._client = self._open_client()
+            self.client = self._open_client()
 
     def close(self) -> None:
         """Close the connections that are not in use."""
-        self._client.rest_client.pool_manager.clear()
+        self.client.rest_client.pool_manager.clear()
 
     def open(
         self,
@@ -236,7 +232,7 @@ class Cluster:
         headers: Mapping[str, str] = MappingProxyType({}),
     ) -> Response:
         """Send a request once; return once the answer's head is there. Raises ApiError."""
-        client = self._client
+        client = self.client
         url = self.server + path + (f"?{urlencode(query)}" if query else "")
         headers = {**headers, "Accept": accept, "User-Agent": USER_AGENT}
         if body is not None:

@@ -72,7 +72,7 @@ class ClusterNode:
         self._pods = PodWatch(
             self.cluster,
             node,
-            keep=self.keep(config),
+            keep=self.fields(config),
             on_error=on_error,
             rng=random.Random(),  # noqa: S311 - it spreads requests, it guards nothing
         )
@@ -116,7 +116,7 @@ class ClusterNode:
         is_old = "are not up to date" if self.has_listed else "cannot be listed"
         return f"the pods of this node {is_old}: {why}"
 
-    def keep(self, config: Config) -> PodFields:
+    def fields(self, config: Config) -> PodFields:
         """Return which fields of each pod are kept under ``config``."""
         asked, known = owners.pod_fields(self._asked), attributions.pod_fields()
         culling = config.culling

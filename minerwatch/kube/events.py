@@ -27,7 +27,7 @@ from minerwatch.abuse_text import text_of
 from minerwatch.backoff import Backoff
 from minerwatch.detection.judge import announced, announced_levels
 from minerwatch.format import micro_time
-from minerwatch.kube.client import ApiError, Cluster, one_line, reason_of
+from minerwatch.kube.client import MERGE_PATCH, ApiError, Cluster, one_line, reason_of
 from minerwatch.kube.pods import REASONS
 from minerwatch.model import (
     Abuse,
@@ -53,7 +53,6 @@ _MAX_TITLES = 3
 _MAX_TITLE_CHARS = 120
 _MAX_NAME_LENGTH = 253  # a DNS subdomain (RFC 1123)
 _MAX_INSTANCE_LENGTH = 128
-_MERGE_PATCH = "application/merge-patch+json"
 _MAX_WAITING = 100
 _MAX_ANNOUNCED = 10_000
 _MAX_SERIES = 1000
@@ -331,7 +330,7 @@ class EventSender:
             try:
                 self._send_once(news, is_first=not backoff.failures)
             except Exception as error:  # noqa: BLE001 - nothing may end this thread
-                self._note(error)
+                self._report_failure(error)
                 if not isinstance(error, ApiError) or not error.is_transient:
                     break
                 if self._now_unix_s() - news.at_unix_s > self._pace.give_up_s:
@@ -368,7 +367,7 @@ class EventSender:
         count = series.count + 1
         patch = {"series": {"count": count, "lastObservedTime": micro_time(at_unix_s)}}
         try:
-            self._call("PATCH", series.path, patch, content_type=_MERGE_PATCH)
+            self._call("PATCH", series.path, patch, content_type=MERGE_PATCH)
         except ApiError as error:
             if error.reason != "missing":
                 raise
@@ -387,7 +386,7 @@ class EventSender:
             timeout_s=self._pace.answer_s,
         )
 
-    def _note(self, error: Exception) -> None:
+    def _report_failure(self, error: Exception) -> None:
         reason = reason_of(error)
         self._count(reason)
         with suppress(Exception):  # whatever reports it must not end this thread

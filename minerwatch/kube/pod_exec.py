@@ -125,7 +125,7 @@ class PrintedOutput:
             message = self._message(socket, left_s)
             if message is None:
                 break
-            self._take(message)
+            self._add_channel(message)
             if self._status is not None:
                 until_s = min(until_s, time.monotonic() + _LAST_WORDS_S)
         if self._status is None:
@@ -153,7 +153,7 @@ class PrintedOutput:
             return None
         return bytes(frame.data) if kind in (ABNF.OPCODE_BINARY, ABNF.OPCODE_TEXT) else b""
 
-    def _take(self, message: bytes) -> None:
+    def _add_channel(self, message: bytes) -> None:
         channel = message[0] if message else None
         if channel == _STDOUT:
             self._output += message[1:]

@@ -10,13 +10,13 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import lru_cache
 from itertools import islice
 
 import msgspec
 
 from minerwatch.errors import NOT_JSON
+from minerwatch.format import unix_s
 from minerwatch.kube import objects
 from minerwatch.model import OwnerReference, Pod, PodContainer, PodContainerKind
 from minerwatch.text_budget import both_ends, size_of, water_level
@@ -85,7 +85,7 @@ class PodParser:
         except NOT_JSON:
             return None
         metadata = found.metadata
-        created_unix_s = _unix_s(metadata.creation_timestamp)
+        created_unix_s = unix_s(metadata.creation_timestamp)
         if created_unix_s is None or not (metadata.uid and metadata.name and metadata.namespace):
             return None
         return self._pod(found, min(max(0.0, created_unix_s), _LATEST_UNIX_S))
@@ -120,7 +120,7 @@ class PodParser:
             containers=_with_short_images(self._foremost_containers(spec, status)),
             mirror_uid=share(annotations.get(MIRROR_ANNOTATION, "")),
             is_ending=bool(metadata.deletion_timestamp),
-            ends_unix_s=_unix_s(metadata.deletion_timestamp),
+            ends_unix_s=unix_s(metadata.deletion_timestamp),
         )
 
     def _labels(self, labels: dict[str, str]) -> dict[str, str]:
@@ -198,13 +198,6 @@ def _with_short_images(containers: Iterable[PodContainer]) -> tuple[PodContainer
         replace(each, image=both_ends(each.image, level)) if size_of(each.image) > level else each
         for each in found
     )
-
-
-def _unix_s(timestamp: str | None) -> float | None:
-    try:
-        return datetime.fromisoformat(timestamp).timestamp() if timestamp else None
-    except (ValueError, OverflowError):
-        return None
 
 
 def bare_container_id(container_id: str) -> str:

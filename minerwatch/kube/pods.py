@@ -119,7 +119,7 @@ class WatchDelays:
         """Forget the last watch: another request begins."""
         self._opened_s = None
 
-    def opened(self, watch_s: float) -> float:
+    def start_watch(self, watch_s: float) -> float:
         """Record that a watch of ``watch_s`` is open; return the time now."""
         self._opened_s = self._monotonic_s()
         self._ends_s = self._opened_s + watch_s
@@ -227,7 +227,7 @@ class PodWatch:
             if self._closing.is_set():
                 return
             if error is not None:
-                self._note(error)
+                self._handle_failure(error)
             self._closing.wait(self._delays.next_s(error))
 
     def list_all(self) -> None:
@@ -237,7 +237,7 @@ class PodWatch:
             query["resourceVersion"] = self._list_version
         pods: list[Pod] = []
         for _ in range(_MAX_PAGES):
-            metadata = self._take_page(query, pods)
+            metadata = self._read_page(query, pods)
             if not metadata.continue_:
                 break
             query.pop("resourceVersion", None)  # the token holds it
@@ -253,7 +253,7 @@ class PodWatch:
         self._progress()
         self._has_progressed = False
 
-    def _take_page(self, query: dict[str, str | int], pods: list[Pod]) -> Metadata:
+    def _read_page(self, query: dict[str, str | int], pods: list[Pod]) -> Metadata:
         """Add the pods of a page to ``pods`` as they arrive; return the page's metadata."""
         answer = self._cluster.open("GET", PATH, query, timeout_s=self._pace.answer_s)
         with self._reading(answer):
@@ -275,15 +275,15 @@ class PodWatch:
             "timeoutSeconds": max(1, round(watch_s)),
         }
         answer = self._cluster.open("GET", PATH, query, timeout_s=self._pace.answer_s)
-        opened_s = self._delays.opened(watch_s)
+        opened_s = self._delays.start_watch(watch_s)
         patience_s = watch_s + self._pace.answer_s
         with self._reading(answer):
             answer.wait_for_pieces(patience_s)
             for line in _lines(answer, opened_s + patience_s, self._monotonic_s):
-                self._take(line)
+                self._apply_event(line)
         self._progress()
 
-    def _take(self, line: bytes) -> None:
+    def _apply_event(self, line: bytes) -> None:
         event = decoded(line, _WatchEvent, f"an event of {PATH}")
         head = decoded(event.object, Head, f"an event of {PATH}")
         if event.type == "ERROR":
@@ -325,7 +325,7 @@ class PodWatch:
                 self._answer = None
             answer.close()
 
-    def _note(self, error: Exception) -> None:
+    def _handle_failure(self, error: Exception) -> None:
         reason = reason_of(error)
         self.trouble, self.trouble_reason = one_line(error), reason
         self._count(reason if reason in self.failures else "server", error)

@@ -120,7 +120,7 @@ class TokenReviewer:
         finally:
             places.release()
         with self._lock:
-            self._keep(key, _Decision(status, now_s))
+            self._remember(key, _Decision(status, now_s))
         return status
 
     def _may_review(self, address: str, now_s: float) -> bool:
@@ -132,7 +132,7 @@ class TokenReviewer:
         self._reviews[""] += 1  # in all
         return self._reviews[""] <= _MAX_REVIEWS_PER_S_IN_ALL
 
-    def _keep(self, key: bytes, decision: _Decision) -> None:
+    def _remember(self, key: bytes, decision: _Decision) -> None:
         """Keep a decision; refused tokens never push out permitted ones."""
         self._permitted.pop(key, None)
         self._refused.pop(key, None)

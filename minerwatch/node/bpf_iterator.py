@@ -19,6 +19,7 @@ from contextlib import suppress
 from ctypes import c_char_p, c_int, c_void_p
 from pathlib import Path
 
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.node.capabilities import effective_capabilities
 
 BPF_FOLDER = Path(__file__).parent / "bpf"
@@ -31,10 +32,6 @@ _CAPABILITIES = ("BPF", "PERFMON")
 _MEMLOCK = resource.RLIMIT_MEMLOCK
 
 OUTSIDE_HOST_PIDS = "the agent is not in the host's pid namespace: set hostPID on the agent's pod"
-
-
-class BpfUnavailableError(Exception):
-    """The iterator is unavailable; ``str()`` is one line: the reason, and how to grant it."""
 
 
 class _OneProcess(ctypes.Structure):
@@ -73,7 +70,7 @@ class BpfIterator:
         library: ctypes.CDLL | None = None,
         what: str = "task iterator",
     ) -> None:
-        """Load the program, which ``needs`` this kernel or later. Raises BpfUnavailableError.
+        """Load the program, which ``needs`` this kernel or later. Raises SourceUnavailableError.
 
         ``what``: its name in the reason.
         """
@@ -87,7 +84,7 @@ class BpfIterator:
         self._link: int | None = None
         try:
             self._load(_object_path(name, needs, what))
-        except BpfUnavailableError:
+        except SourceUnavailableError:
             self.close()
             raise
 
@@ -121,14 +118,16 @@ class BpfIterator:
         library = self._library
         opened = library.bpf_object__open_file(os.fsencode(path), None)
         if not opened:
-            raise BpfUnavailableError(f"{path.name} cannot be opened: {_errno_text()}")
+            raise SourceUnavailableError(
+                f"{path.name} cannot be opened: {os.strerror(ctypes.get_errno())}"
+            )
         self._object = opened
         if library.bpf_object__load(opened):
-            raise BpfUnavailableError(_refusal(ctypes.get_errno(), self._needs, self._what))
+            raise SourceUnavailableError(_refusal(ctypes.get_errno(), self._needs, self._what))
         self._program = program = library.bpf_object__next_program(opened, None)
         self._link = library.bpf_program__attach_iter(program, None) if program else None
         if not self._link:
-            raise BpfUnavailableError(_refusal(ctypes.get_errno(), self._needs, self._what))
+            raise SourceUnavailableError(_refusal(ctypes.get_errno(), self._needs, self._what))
 
     def _pieces(self, link: int | None) -> Iterator[bytes]:
         fd = self._library.bpf_iter_create(self._library.bpf_link__fd(link))
@@ -159,22 +158,22 @@ def _object_path(name: str, needs: str, what: str) -> Path:
     machine = platform.machine()
     path = BPF_FOLDER / f"{name}.{machine}.bpf.o"
     if not path.is_file():
-        raise BpfUnavailableError(f"there is no {what} for this machine ({machine})")
+        raise SourceUnavailableError(f"there is no {what} for this machine ({machine})")
     if not Path("/sys/kernel/btf/vmlinux").exists():
-        raise BpfUnavailableError(
+        raise SourceUnavailableError(
             f"this kernel has no BTF: it needs {needs} or later with CONFIG_DEBUG_INFO_BTF"
         )
     return path
 
 
 def load_libbpf() -> ctypes.CDLL:
-    """Load the library. Raises BpfUnavailableError."""
+    """Load the library. Raises SourceUnavailableError."""
     for name in _LIBRARIES:
         with suppress(OSError):
             library = ctypes.CDLL(name, use_errno=True)
             break
     else:
-        raise BpfUnavailableError("libbpf is missing: install it (Debian: apt install libbpf1)")
+        raise SourceUnavailableError("libbpf is missing: install it (Debian: apt install libbpf1)")
     signatures: dict[str, tuple[object, list[object]]] = {
         "bpf_object__open_file": (c_void_p, [c_char_p, c_void_p]),
         "bpf_object__load": (c_int, [c_void_p]),
@@ -190,7 +189,7 @@ def load_libbpf() -> ctypes.CDLL:
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name, None)
         if function is None:
-            raise BpfUnavailableError(f"libbpf is too old: it has no {name}; update it")
+            raise SourceUnavailableError(f"libbpf is too old: it has no {name}; update it")
         function.restype, function.argtypes = result, arguments
     library.libbpf_set_print(None)  # it would write to standard error
     library.libbpf_set_strict_mode(0xFFFFFFFF)  # before 1.0: errors are null and errno, as after
@@ -237,7 +236,3 @@ def locked_memory_refusal(release: str, limit_bytes: int, hard_limit_bytes: int)
         f" memory, limited to {limit_bytes // 1024} KiB here: set LimitMEMLOCK=infinity in the unit"
         " of the container runtime, or in the agent's own"
     )
-
-
-def _errno_text() -> str:
-    return os.strerror(ctypes.get_errno())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 
 from minerwatch.model import ContainerKind, CpuLimit
 from minerwatch.node.cgroup_files import CgroupFiles, numbers, read_kept
 from minerwatch.node.cgroup_state import IDLE_POLL_TICKS, ContainerState, KnownTree, PodCgroup
-from minerwatch.node.proc_files import read_once
+from minerwatch.node.proc_files import CLOCK_TICKS_PER_S, read_once
 
 _LINGER_TICKS = 2
 """Ticks for which a pod stays active after its counter last moved: the cgroup of a container that
@@ -20,7 +19,6 @@ _LIMIT_TICKS = 6
 
 _MAX_US = 1 << 63
 _PRESSURE_BYTES = 256
-_CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class CpuCounters:
@@ -123,7 +121,7 @@ class CpuCounters:
         except ValueError:
             self._files.failures["malformed"] += 1
             return None
-        return sum(map(int, (user, nice, system, irq, softirq))) / _CLOCK_TICKS_PER_S
+        return sum(map(int, (user, nice, system, irq, softirq))) / CLOCK_TICKS_PER_S
 
     # Limits (cgroup-v2.rst, scheduler/sched-bwc.rst).
 

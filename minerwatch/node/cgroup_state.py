@@ -271,7 +271,7 @@ class PodClaims:
         """Return whether the pod is claimed inside fewer engines' containers elsewhere."""
         return any(claim < depth for claim in self._claims.get(pod_uid, ()))
 
-    def take_contested(self) -> set[str]:
+    def pop_contested(self) -> set[str]:
         """Return, once, the pods that were claimed at several depths."""
         contested, self._contested = self._contested, set()
         return contested

@@ -68,7 +68,7 @@ class CgroupWalk:
     def adopt_contested(self) -> None:
         """Adopt again the containers that claimed a pod before its own cgroup was seen."""
         known = self._known
-        for uid in self.claims.take_contested():
+        for uid in self.claims.pop_contested():
             for state in [*known.states.values()]:
                 cgroup = known.cgroups.get(state.path)
                 if (

@@ -19,6 +19,8 @@ import sys
 import time
 from contextlib import suppress
 
+from minerwatch.errors import SourceUnavailableError
+
 _NETLINK_CONNECTOR = 11  # include/uapi/linux/netlink.h
 _CN_IDX_PROC = 1  # include/uapi/linux/connector.h
 _CN_VAL_PROC = 1
@@ -46,17 +48,13 @@ _MAX_WAIT_S = 10.0
 """Bounds the wait for an answer: on a busy node other events arrive all the time."""
 
 
-class ExecsUnavailableError(Exception):
-    """Exec events are unavailable; ``str()`` is one line: the reason, and how to grant them."""
-
-
 class ExecEvents:
     """A subscription to exec events; for one thread at a time."""
 
     def __init__(
         self, buffer_bytes: int = _BUFFER_BYTES, *, max_wait_s: float = _MAX_WAIT_S
     ) -> None:
-        """Raises ExecsUnavailableError."""
+        """Raises SourceUnavailableError."""
         self.received = 0
         """Exec events since the start."""
         self._socket = _subscribed(buffer_bytes, max_wait_s)
@@ -130,7 +128,7 @@ def _subscribed(buffer_bytes: int, max_wait_s: float) -> socket.socket:
             _NETLINK_CONNECTOR,
         )
     except OSError as error:
-        raise ExecsUnavailableError(
+        raise SourceUnavailableError(
             f"this kernel has no proc connector ({error.strerror}); it needs CONFIG_PROC_EVENTS"
         ) from error
     try:
@@ -144,8 +142,8 @@ def _subscribed(buffer_bytes: int, max_wait_s: float) -> socket.socket:
         _leave_execs_only(listening)
     except OSError as error:
         listening.close()
-        raise ExecsUnavailableError(_reason(error)) from error
-    except ExecsUnavailableError:
+        raise SourceUnavailableError(_reason(error)) from error
+    except SourceUnavailableError:
         listening.close()
         raise
     return listening
@@ -170,7 +168,7 @@ def _wait_for_answer(listening: socket.socket, token: int, max_wait_s: float) ->
             continue
         if sender[0] == 0 and is_answer(message, token):
             return
-    raise ExecsUnavailableError(
+    raise SourceUnavailableError(
         "the kernel did not answer: the agent must be in the host's user and pid namespaces"
         " (hostPID on the agent's pod)"
     )

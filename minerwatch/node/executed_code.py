@@ -24,6 +24,7 @@ from pathlib import Path
 from struct import Struct
 from typing import Protocol
 
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import CodeSamples
 from minerwatch.node.capabilities import effective_capabilities
 
@@ -83,10 +84,6 @@ class Attributes(ctypes.Structure):
     )
 
 
-class SamplerUnavailableError(Exception):
-    """The kernel refuses; ``str()`` is one line: the reason, and how to grant it."""
-
-
 _Sample = tuple[int, int, int]
 
 
@@ -125,7 +122,7 @@ class CodeSampler:
         cpus: Callable[[], Iterable[int]] | None = None,
         open_ring: OpenRing | None = None,
     ) -> None:
-        """Raises SamplerUnavailableError.
+        """Raises SourceUnavailableError.
 
         ``redraw_s``: seconds for which a period is kept at least.
         ``cpus``: returns the CPUs that run, if not this machine's.
@@ -145,7 +142,7 @@ class CodeSampler:
             self._open_cpus()
         except OSError as error:
             self.close()
-            raise SamplerUnavailableError(refusal(error)) from error
+            raise SourceUnavailableError(refusal(error)) from error
 
     def read(self) -> CodeSamples:
         """Return the samples of user mode since the last read, and draw another period if due."""

@@ -17,6 +17,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.node.packet_filter import SNAP_BYTES, attached, by_interface, first_words_filter
 
 _ALL_PROTOCOLS = 3  # include/uapi/linux/if_ether.h
@@ -31,10 +32,6 @@ _HALF_A_BUFFER = 256 << 10
 _COUNTS = struct.Struct("=II")
 
 
-class PacketsUnavailableError(Exception):
-    """Packets cannot be read; ``str()`` is one line: the reason, and how to grant them."""
-
-
 class Packet(NamedTuple):
     """A packet from its IP header on."""
 
@@ -47,7 +44,7 @@ class PacketReader:
     """Sockets of the network namespace that it is opened in; for one thread at a time."""
 
     def __init__(self) -> None:
-        """Raises PacketsUnavailableError."""
+        """Raises SourceUnavailableError."""
         self._lost = 0
         self._opened = ExitStack()
         self._buffer = bytearray(SNAP_BYTES)
@@ -61,7 +58,7 @@ class PacketReader:
             self._open()
         except OSError as error:
             self.close()
-            raise PacketsUnavailableError(_reason(error)) from error
+            raise SourceUnavailableError(_reason(error)) from error
 
     def wait(self, timeout_s: float | None) -> bool:
         """Wait for a packet; return True if there is one."""
@@ -136,12 +133,12 @@ class PacketReader:
         return Packet(sender[0], content, is_outgoing=sender[2] == socket.PACKET_OUTGOING)
 
 
-def open_host_packets(proc: str = "/proc") -> PacketReader:
-    """Open them in the host's network. Raises PacketsUnavailableError."""
+def open_host_packets() -> PacketReader:
+    """Open them in the host's network. Raises SourceUnavailableError."""
     with suppress(OSError):
-        own, host = (Path(f"{proc}/{each}/ns/net").stat().st_ino for each in ("self", "1"))
+        own, host = (Path(f"/proc/{each}/ns/net").stat().st_ino for each in ("self", "1"))
         if own != host:
-            raise PacketsUnavailableError(
+            raise SourceUnavailableError(
                 "the agent is not in the host's network: set hostNetwork on the agent's pod"
             )
     return PacketReader()

@@ -261,7 +261,7 @@ class GpuReader:
         found = []
         for index, sampler in enumerate(self._samplers):
             try:
-                sample = self._take(index, sampler)
+                sample = self._receive(index, sampler)
                 if self._asked_s[index] is None and sampler.send(
                     {"pids": [*pids], **self._asked_for}
                 ):
@@ -286,7 +286,7 @@ class GpuReader:
         for sampler in self._samplers:
             sampler.close()
 
-    def _take(self, index: int, sampler: GpuSampler) -> GpuSample | None:
+    def _receive(self, index: int, sampler: GpuSampler) -> GpuSample | None:
         asked_s = self._asked_s[index]
         if asked_s is None:
             return None

@@ -100,13 +100,24 @@ class HostView:
         """Return True: files are read again before each action."""
         return True
 
-    def owners(self, pod: Pod) -> tuple[Attribution, ...]:
+    def owners(self, pod: Pod, image: str = "") -> tuple[Attribution, ...]:
         """Return the names of the people behind a container or unit, each with its source."""
-        return _owners(pod)
+        found = []
+        if pod.service_account:
+            found.append(Attribution(OwnerKind.USER, pod.service_account, "user slice"))
+        if project := pod.labels.get(COMPOSE_PROJECT, ""):
+            source = f"label {COMPOSE_PROJECT}"
+            found.append(Attribution(OwnerKind.PROJECT, project, source, is_claim=True))
+        if image:
+            found.append(Attribution(OwnerKind.IMAGE, image, "container"))
+        return tuple(found)
 
     def owner(self, pod: Pod) -> Owner | None:
-        """Return the user whose slice it is in, or else the compose project."""
-        return _owner(pod)
+        """Return the user whose slice it is in, or else the compose project of the engine."""
+        if pod.service_account:
+            return Owner(pod.service_account, "user slice")
+        project = pod.labels.get(COMPOSE_PROJECT, "")
+        return Owner(project, f"label {COMPOSE_PROJECT}") if project else None
 
     def announce_action(self, *_about: object, **_more: object) -> None:
         """Do nothing: a host has no Events."""
@@ -191,7 +202,7 @@ class HostView:
         )
         image = found.image if found else ""
         return Identity(
-            pod, name if found else unnamed, image, _owner(pod), owners=_owners(pod, image)
+            pod, name if found else unnamed, image, self.owner(pod), owners=self.owners(pod, image)
         )
 
     def _first_unix_s(self, container: Container) -> float:
@@ -217,26 +228,6 @@ def _may_be_claimed(container: Container) -> bool:
     return bool(container.outer_cgroup) or (
         ".service/" in container.cgroup and container.runtime != PODMAN
     )
-
-
-def _owner(pod: Pod) -> Owner | None:
-    """Return the user whose slice it is in, or else the compose project of the host's engine."""
-    if pod.service_account:
-        return Owner(pod.service_account, "user slice")
-    project = pod.labels.get(COMPOSE_PROJECT, "")
-    return Owner(project, f"label {COMPOSE_PROJECT}") if project else None
-
-
-def _owners(pod: Pod, image: str = "") -> tuple[Attribution, ...]:
-    found = []
-    if pod.service_account:
-        found.append(Attribution(OwnerKind.USER, pod.service_account, "user slice"))
-    if project := pod.labels.get(COMPOSE_PROJECT, ""):
-        source = f"label {COMPOSE_PROJECT}"
-        found.append(Attribution(OwnerKind.PROJECT, project, source, is_claim=True))
-    if image:
-        found.append(Attribution(OwnerKind.IMAGE, image, "container"))
-    return tuple(found)
 
 
 def _uid(container: Container) -> str:

@@ -16,8 +16,9 @@ import random
 import time
 from struct import Struct
 
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import CodeSample, CodeSamples
-from minerwatch.node.bpf_iterator import OUTSIDE_HOST_PIDS, BpfIterator, BpfUnavailableError
+from minerwatch.node.bpf_iterator import OUTSIDE_HOST_PIDS, BpfIterator
 
 RECORD = Struct("=QQII")
 """As struct record in bpf/code.bpf.c: CPU time in ns, address or 0, tid, pid."""
@@ -38,7 +39,7 @@ class EntrySampler:
     """
 
     def __init__(self) -> None:
-        """Raises BpfUnavailableError."""
+        """Raises SourceUnavailableError."""
         self._iterator = BpfIterator(
             "code", RECORD.size, needs=_NEEDS, what="iterator over kernel entries"
         )
@@ -49,7 +50,7 @@ class EntrySampler:
         self.read()
         if os.getpid() not in self._cpu_ns:
             self.close()
-            raise BpfUnavailableError(OUTSIDE_HOST_PIDS)
+            raise SourceUnavailableError(OUTSIDE_HOST_PIDS)
 
     def read(self) -> CodeSamples:
         """Return the samples since the last read, and draw the pause until the next."""

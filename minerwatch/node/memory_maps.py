@@ -163,7 +163,7 @@ class MappingReader(QueuedReader[Mappings]):
         self._start()
 
     def _serve(self, own: _Reading) -> None:
-        while not own.is_left and (question := self.questions.take()) is not None:
+        while not own.is_left and (question := self.questions.pop()) is not None:
             with self._lock:
                 own.question, own.since_s = question, time.monotonic()
             mappings = None

@@ -196,14 +196,14 @@ class PodSockets:
                 self._changed.wait_for(lambda: self._watched or self._is_closed)
                 self._has_begun = False
             worked_s = time.thread_time()
-            pause_s = self.look(time.monotonic())
+            pause_s = self.read_watched(time.monotonic())
             share = _CALM_CPU_SHARE if pause_s >= _CALM_PAUSE_S[0] else _MAX_CPU_SHARE
             pause_s = max((time.thread_time() - worked_s) / share, pause_s)
             with self._lock:
                 self._changed.wait_for(lambda: self._has_begun or self._is_closed, pause_s)
         self._source.close()
 
-    def look(self, now_s: float) -> float:
+    def read_watched(self, now_s: float) -> float:
         """Look once at all that is watched; return the pause until the next look."""
         pause_s = random.uniform(*_CALM_PAUSE_S)  # noqa: S311
         with self._lock:

@@ -18,7 +18,7 @@ from minerwatch.worker import Worker
 
 Answer = TypeVar("Answer")
 
-MAX_OPEN_PER_OWNER = 32
+MAX_PENDING_PER_OWNER = 32
 _JOIN_S = 1.0
 
 
@@ -30,39 +30,39 @@ class Question(NamedTuple):
 
 
 class Questions:
-    """Open questions, taken by round robin over their owners; safe to use from several threads.
+    """Pending questions, by round robin over their owners; safe to use from several threads.
 
-    Each owner has a few open at most, so that one with thousands of processes delays the others by
-    one question at a time. A question beyond that is refused and not kept: put it again later.
+    Each owner has a few at most, so that one with thousands of processes delays the others by one
+    question at a time. A question beyond that is refused and not kept: put it again later.
     """
 
     def __init__(self) -> None:
-        self._open: dict[ProcessId, Hashable] = {}
+        self._pending: dict[ProcessId, Hashable] = {}
         self._count_of: Counter[Hashable] = Counter()
         self._waiting: FairQueue[Question] = FairQueue()
         self._changed = threading.Condition()
         self._is_woken = False
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self._pending)
 
     def __contains__(self, process: ProcessId) -> bool:
-        return process in self._open
+        return process in self._pending
 
     def put(self, process: ProcessId, owner: Hashable) -> bool:
-        """Open a question, unless it is open; return False if it is refused."""
+        """Add a question, unless it is pending; return False if it is refused."""
         with self._changed:
-            if process in self._open:
+            if process in self._pending:
                 return True
-            if self._count_of[owner] >= MAX_OPEN_PER_OWNER:
+            if self._count_of[owner] >= MAX_PENDING_PER_OWNER:
                 return False
-            self._open[process] = owner
+            self._pending[process] = owner
             self._count_of[owner] += 1
             self._waiting.push(owner, Question(process, owner))
             self._changed.notify()
             return True
 
-    def take(self, timeout_s: float | None = None) -> Question | None:
+    def pop(self, timeout_s: float | None = None) -> Question | None:
         """Wait for the next question; return None on timeout, or after ``wake``."""
         with self._changed:
             self._changed.wait_for(lambda: self._is_woken or len(self._waiting) > 0, timeout_s)
@@ -74,15 +74,15 @@ class Questions:
     def close(self, process: ProcessId) -> None:
         """Close a question that has been answered, or never will be."""
         with self._changed:
-            if process not in self._open:
+            if process not in self._pending:
                 return
-            owner = self._open.pop(process)
+            owner = self._pending.pop(process)
             self._count_of[owner] -= 1
             if not self._count_of[owner]:
                 del self._count_of[owner]
 
     def wake(self) -> None:
-        """Make one ``take`` return None, now or at its next call."""
+        """Make one ``pop`` return None, now or at its next call."""
         with self._changed:
             self._is_woken = True
             self._changed.notify()
@@ -92,7 +92,7 @@ class QueuedReader(Generic[Answer]):
     """A source that reads one process after another in a thread; its callers never wait.
 
     ``failures`` counts by reason since the start; ``crowded``: questions refused because their
-    owner has too many open.
+    owner has too many pending.
     """
 
     _thread: Worker
@@ -107,9 +107,9 @@ class QueuedReader(Generic[Answer]):
 
         A pending question is not queued twice.
         """
-        is_open = self.questions.put(process, owner)
-        self.failures["crowded"] += not is_open
-        return is_open
+        is_pending = self.questions.put(process, owner)
+        self.failures["crowded"] += not is_pending
+        return is_pending
 
     def answers(self) -> dict[ProcessId, Answer]:
         """Return the answers since the last call; never wait."""
@@ -176,7 +176,7 @@ class ChildReader(QueuedReader[Answer]):
 
     def _serve(self) -> None:
         while not self._closing.is_set():
-            question = self.questions.take(self._idle_s if self._program.is_running else None)
+            question = self.questions.pop(self._idle_s if self._program.is_running else None)
             if question is None:
                 self._program.discard()
                 continue

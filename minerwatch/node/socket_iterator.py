@@ -20,8 +20,9 @@ from itertools import chain
 from struct import Struct
 from typing import NamedTuple
 
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import Connection, OpenSockets
-from minerwatch.node.bpf_iterator import OUTSIDE_HOST_PIDS, BpfIterator, BpfUnavailableError
+from minerwatch.node.bpf_iterator import OUTSIDE_HOST_PIDS, BpfIterator
 
 RECORD = Struct("=QQQIIIIIHHBBBxI16s")
 """As struct record in bpf/sockets.bpf.c."""
@@ -183,7 +184,7 @@ class SocketIterator:
     def __init__(
         self, library: ctypes.CDLL | None = None, *, reads_cpu_s: float = _READS_CPU_S
     ) -> None:
-        """Load the program into the kernel. Raises BpfUnavailableError.
+        """Load the program into the kernel. Raises SourceUnavailableError.
 
         ``reads_cpu_s``: CPU time after which ``unanswered`` reads no more.
         """
@@ -202,7 +203,7 @@ class SocketIterator:
             alone = {pid for _, pid in self._inodes_and_pids(self._iterator.pieces_of(me[1]))}
         if me not in found:
             self.close()
-            raise BpfUnavailableError(OUTSIDE_HOST_PIDS)
+            raise SourceUnavailableError(OUTSIDE_HOST_PIDS)
         self._reads_one_process = alone == {me[1]}
 
     def table(self) -> SocketTable | None:

@@ -10,8 +10,9 @@ from heapq import nlargest
 from operator import itemgetter
 from struct import Struct
 
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import FpSample, ProcessId, ProcessStat
-from minerwatch.node.bpf_iterator import OUTSIDE_HOST_PIDS, BpfIterator, BpfUnavailableError
+from minerwatch.node.bpf_iterator import OUTSIDE_HOST_PIDS, BpfIterator
 from minerwatch.node.proc_files import decoded
 
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
@@ -117,10 +118,6 @@ class TaskTable:
         return self._places
 
 
-class TasksUnavailableError(Exception):
-    """The iterator is unavailable; ``str()`` is one line: the reason, and how to grant it."""
-
-
 class TaskIterator:
     """Reads all tasks repeatedly; for one thread at a time.
 
@@ -129,18 +126,15 @@ class TaskIterator:
     """
 
     def __init__(self, library: ctypes.CDLL | None = None) -> None:
-        """Load the program into the kernel. Raises TasksUnavailableError."""
+        """Load the program into the kernel. Raises SourceUnavailableError."""
         self._task_count = 0  # when all were last read
-        try:
-            self._iterator = BpfIterator("tasks", RECORD.size, library=library)
-        except BpfUnavailableError as error:
-            raise TasksUnavailableError(str(error)) from error
+        self._iterator = BpfIterator("tasks", RECORD.size, library=library)
         self.failures = self._iterator.failures
         own_pid = os.getpid()
         own = [each for each in self.records() if each[7:9] == (own_pid, own_pid)]
         if not own:
             self.close()
-            raise TasksUnavailableError(OUTSIDE_HOST_PIDS)
+            raise SourceUnavailableError(OUTSIDE_HOST_PIDS)
         self.has_fp_control = bool(own[0][11])
         # Kernels before 6.1 refuse, or return all processes.
         pids = {

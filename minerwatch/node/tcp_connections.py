@@ -299,7 +299,7 @@ class ConnectionReader(QueuedReader[OpenSockets]):
     def _serve(self) -> None:
         try:
             while not self._is_closed.is_set():
-                question = self.questions.take(_REFRESH_S)
+                question = self.questions.pop(_REFRESH_S)
                 worked_s = time.thread_time()
                 if question is not None:
                     self._answer(question.process)

@@ -218,9 +218,9 @@ class RuleTexts:
         until_s = time.monotonic() + _MAX_COMPILE_S
         pairs = [(self._texts[path], self._good.get(path, "")) for path in paths]
         child.send({"rules": pairs}, until_s)
-        return self.note_broken(child.receive(ScannerAnswer, until_s))
+        return self.record_broken(child.receive(ScannerAnswer, until_s))
 
-    def note_broken(self, answer: ScannerAnswer) -> int:
+    def record_broken(self, answer: ScannerAnswer) -> int:
         """Keep the errors that a child found; raises ValueError for any other answer."""
         if answer.broken is None:
             raise ValueError("no answer on rules")

@@ -1,4 +1,4 @@
-"""The base of all probes: expire what is known, take answers, ask again."""
+"""The base of all probes: expire what is known, receive answers, ask again."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Probe(ABC):
         self._earned: set[ProcessId] = set()  # a look that was not taken yet
         self._facts: dict[ProcessId, Facts] = {}
 
-    def look(
+    def examine(
         self,
         suspects: Sequence[ProcessId],
         at_s: float,
@@ -53,15 +53,15 @@ class Probe(ABC):
         earned: Set[ProcessId] | None = None,
     ) -> None:
         """Forget all but ``suspects``, and examine new ones and ``earned``; None: all of them."""
-        self._take_answers(at_s)
+        self._receive_answers(at_s)
         wanted = self._earned.union(suspects if earned is None else earned)
         self._earned = {each for each in suspects if each in wanted or each not in self._due_s}
         self._due_s = kept(self._due_s, suspects, at_s)
         self._facts = {each: self._facts[each] for each in suspects if each in self._facts}
-        self._examine(suspects, at_s, is_time_left)
+        self._examine_due(suspects, at_s, is_time_left)
 
-    def _take_answers(self, at_s: float) -> None:
-        """Take the answers to earlier questions."""
+    def _receive_answers(self, at_s: float) -> None:
+        """Receive the answers to earlier questions."""
         del at_s  # most probes get none
 
     @property
@@ -82,7 +82,7 @@ class Probe(ABC):
         """Release what the probe holds."""
 
     @abstractmethod
-    def _examine(
+    def _examine_due(
         self, suspects: Sequence[ProcessId], at_s: float, is_time_left: IsTimeLeft
     ) -> None: ...
 
@@ -101,13 +101,13 @@ class ReaderProbe(Probe, Generic[Answer]):
         """End the reader's thread."""
         self._reader.close()
 
-    def _take_answers(self, at_s: float) -> None:
+    def _receive_answers(self, at_s: float) -> None:
         for process, answer in self._reader.answers().items():
             if process in self._due_s:
                 self._earned.discard(process)
-                self._take(process, answer, at_s)
+                self._receive(process, answer, at_s)
 
-    def _examine(
+    def _examine_due(
         self, suspects: Sequence[ProcessId], at_s: float, is_time_left: IsTimeLeft
     ) -> None:
         for process in suspects:
@@ -116,7 +116,7 @@ class ReaderProbe(Probe, Generic[Answer]):
                 self._due_s[process] = at_s + self.every_s
 
     @abstractmethod
-    def _take(self, process: ProcessId, answer: Answer, at_s: float) -> None:
+    def _receive(self, process: ProcessId, answer: Answer, at_s: float) -> None:
         """Turn an answer into facts."""
 
 

@@ -36,14 +36,14 @@ class Connections(ReaderProbe[OpenSockets]):
         """Return the connections that ``process`` had at the last look, oldest first."""
         return self._open.get(process, ())
 
-    def _examine(
+    def _examine_due(
         self, suspects: Sequence[ProcessId], at_s: float, is_time_left: IsTimeLeft
     ) -> None:
         self._open = {each: self._open[each] for each in suspects if each in self._open}
         self._reader.at_s = at_s
-        super()._examine(suspects, at_s, is_time_left)
+        super()._examine_due(suspects, at_s, is_time_left)
 
-    def _take(self, process: ProcessId, answer: OpenSockets, at_s: float) -> None:
+    def _receive(self, process: ProcessId, answer: OpenSockets, at_s: float) -> None:
         self._open[process] = answer.connections
         self._facts[process] = connection_facts(answer, at_s, self._networks)
 

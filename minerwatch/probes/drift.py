@@ -15,7 +15,7 @@ class Drift(ReaderProbe[LayerAnswer]):
     name = "drift"
     every_s = 60.0  # until it is answered
 
-    def _take(self, process: ProcessId, answer: LayerAnswer, at_s: float) -> None:
+    def _receive(self, process: ProcessId, answer: LayerAnswer, at_s: float) -> None:
         del at_s
         is_known = answer.is_in_image is not None
         self._facts[process] = {"ExeNotInImage": not answer.is_in_image} if is_known else NO_FACTS

@@ -215,15 +215,15 @@ class FirstWordsProbe:
         self._thread.close()
         self._packets.wake()
 
-    def look(self, now_s: float) -> None:
+    def read_packets(self, now_s: float) -> None:
         """Take the packets that wait, and place their connections if that is due."""
         for packet in self._packets.read(_PACKETS_AT_ONCE):
-            self._take(packet, now_s)
+            self._add_packet(packet, now_s)
         self._counts["left"] = self._packets.lost
         is_new = any(not each.tries for each in self._waiting.values())
         if is_new or (self._waiting and now_s >= self._tried_s + _TRY_PAUSE_S):
             self._tried_s = now_s
-            self._place(now_s)
+            self._attribute(now_s)
             self._publish()
         if self._namespaces and now_s >= self._checked_s + _CHECK_S:
             self._checked_s = now_s
@@ -235,7 +235,7 @@ class FirstWordsProbe:
             while not self._is_closed.is_set():
                 self._packets.wait(_TRY_PAUSE_S if self._waiting else _CHECK_S)
                 worked_s = time.thread_time()
-                self.look(time.monotonic())
+                self.read_packets(time.monotonic())
                 spent_s = time.thread_time() - worked_s
                 self._is_closed.wait(max(spent_s / _MAX_CPU_SHARE, _MIN_PAUSE_S))
         finally:
@@ -246,7 +246,7 @@ class FirstWordsProbe:
         for source in (self._packets, self._connections, self._links):
             source.close()
 
-    def _take(self, packet: Packet, now_s: float) -> None:
+    def _add_packet(self, packet: Packet, now_s: float) -> None:
         if now_s >= self._second + 1:
             self._second = now_s
             self._parsed.clear()
@@ -274,7 +274,7 @@ class FirstWordsProbe:
         if len(waiting.starts) < _MAX_COPIES:
             waiting.starts.add((found.initial_sequence, found.remote, found.remote_port))
 
-    def _place(self, now_s: float) -> None:
+    def _attribute(self, now_s: float) -> None:
         """Find the processes that have the connections open; give up after some tries."""
         wanted = {start for each in self._waiting.values() for start in each.starts}
         holders = self._connections.holders(wanted)

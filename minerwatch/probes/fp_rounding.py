@@ -87,7 +87,7 @@ class Rounding(Probe):
     def close(self) -> None:
         """Release nothing: the source is not its own."""
 
-    def _examine(
+    def _examine_due(
         self, suspects: Sequence[ProcessId], at_s: float, is_time_left: IsTimeLeft
     ) -> None:
         del suspects, is_time_left  # sampling is bounded apart

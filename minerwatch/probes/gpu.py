@@ -181,7 +181,7 @@ class Gpus:
         joules: dict[ContainerKey, float] = defaultdict(float)
         for number, sample in self._reader.exchange(pids):
             before = self._known.get(number)
-            known = self._known[number] = self._placed(sample, user_of, named)
+            known = self._known[number] = self._attributed(sample, user_of, named)
             elapsed_s, sole = 0.0, {}
             if before is not None:
                 sole = sole_pipes(known.on_devices(), before.on_devices())
@@ -275,7 +275,7 @@ class Gpus:
         """Let the samplers end."""
         self._reader.close()
 
-    def _placed(self, sample: GpuSample, user_of: UserOf, named: Named) -> _Known:
+    def _attributed(self, sample: GpuSample, user_of: UserOf, named: Named) -> _Known:
         """Attribute the uses of a sample to processes and containers."""
         known = _Known(sample, users=[set() for _ in sample.devices])
         placed: list[tuple[GpuUse, GpuUser]] = []
@@ -293,7 +293,7 @@ class Gpus:
             known.containers.setdefault(user.container, _Sum()).add(use)
             if use.busy is not None and not sample.devices[use.device].is_split:
                 known.busy[use.device][user.container] += use.busy
-        self._place_grants(known, named)
+        self._attribute_grants(known, named)
         attributed = set()
         for index, device in enumerate(sample.devices):
             users = known.users[index]
@@ -316,7 +316,7 @@ class Gpus:
         known.add_possible(placed, attributed)
         return known
 
-    def _place_grants(self, known: _Known, named: Named) -> None:
+    def _attribute_grants(self, known: _Known, named: Named) -> None:
         """Attribute devices to the containers that were given them."""
         for grant in known.sample.grants:
             key = named(grant.namespace, grant.pod, grant.container)

@@ -169,7 +169,7 @@ class HotCode:
         Return the containers with a new answer.
         """
         with self._lock:
-            answered = self._take_answers()
+            answered = self._receive_answers()
             if not self._gathering:
                 return answered
             for place, addresses in placed.items():
@@ -204,7 +204,7 @@ class HotCode:
             self._asked[process] = gathering.container
             gathering.restart(now_s)
 
-    def _take_answers(self) -> set[ContainerKey]:
+    def _receive_answers(self) -> set[ContainerKey]:
         answered = set()
         for process, findings in self._reader.answers().items():
             container = self._asked.pop(process, None)

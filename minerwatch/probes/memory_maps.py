@@ -14,7 +14,7 @@ class MemoryMappings(ReaderProbe[Mappings]):
     name = "mappings"
     every_s = 60.0
 
-    def _take(self, process: ProcessId, answer: Mappings, at_s: float) -> None:
+    def _receive(self, process: ProcessId, answer: Mappings, at_s: float) -> None:
         del at_s
         self._facts[process] = measured(
             JitMiB=answer.jit_mib,

@@ -222,7 +222,7 @@ class PodNetworks:
                 found.add(inode)
                 known.is_nested = known.is_nested and not is_first
             elif is_first or self._make_room(user.owner, at_s):
-                is_open = self._open(inode, pid, user.owner, at_s, is_nested=not is_first)
+                is_open = self._add_namespace(inode, pid, user.owner, at_s, is_nested=not is_first)
                 found.update([inode] if is_open else ())
         return found
 
@@ -251,7 +251,9 @@ class PodNetworks:
         del self._namespaces[min(others, key=lambda i: (own[i].is_busy(since_s), own[i].read_s))]
         return True
 
-    def _open(self, inode: int, pid: int, owner: Hashable, at_s: float, *, is_nested: bool) -> bool:
+    def _add_namespace(
+        self, inode: int, pid: int, owner: Hashable, at_s: float, *, is_nested: bool
+    ) -> bool:
         devices = self._reader.devices(pid, at_s)
         if devices is None:
             return False

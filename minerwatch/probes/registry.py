@@ -138,7 +138,7 @@ class Probes:
             if isinstance(probe, Content):
                 probe.use(rules)
 
-    def look(self, suspects: Sequence[Suspect], at_s: float) -> dict[str, float]:
+    def examine(self, suspects: Sequence[Suspect], at_s: float) -> dict[str, float]:
         """Examine ``suspects`` within the budget; return the seconds that each probe took."""
         ends_s = time.perf_counter() + self._budget_s
         took_s = {}
@@ -150,7 +150,7 @@ class Probes:
         for probe in self._probes:
             started_s = time.perf_counter()
             try:
-                probe.look(
+                probe.examine(
                     early if probe.looks_early else settled,
                     at_s,
                     lambda: time.perf_counter() < ends_s,

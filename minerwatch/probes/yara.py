@@ -31,13 +31,13 @@ class Content(ReaderProbe[tuple[str, ...] | None]):
         self._reader.use(rules)
         self._due_s.clear()
 
-    def _examine(
+    def _examine_due(
         self, suspects: Sequence[ProcessId], at_s: float, is_time_left: IsTimeLeft
     ) -> None:
         self._pause_s = kept(self._pause_s, suspects, _FIRST_PAUSE_S)
-        super()._examine(suspects, at_s, is_time_left)
+        super()._examine_due(suspects, at_s, is_time_left)
 
-    def _take(self, process: ProcessId, answer: tuple[str, ...] | None, at_s: float) -> None:
+    def _receive(self, process: ProcessId, answer: tuple[str, ...] | None, at_s: float) -> None:
         if answer is None:
             self._due_s[process] = at_s + _RETRY_PAUSE_S
             self._earned.add(process)

@@ -13,9 +13,9 @@ from itertools import islice
 from minerwatch.api.history import Day, Gap, Incident, IncidentAction, NodeHistory, weight
 from minerwatch.api.journal import ActionLine, AgentLine, AnyLine, Usage, UsageLine, VerdictLine
 from minerwatch.fair_queue import interleaved
-from minerwatch.format import rfc3339
+from minerwatch.format import rfc3339, unix_s
 from minerwatch.model import Level
-from minerwatch.report.intervals import Interval, intervals, length_s, unix_s
+from minerwatch.report.intervals import Interval, intervals, length_s
 
 MAX_INCIDENTS = 500
 MAX_GAPS = 100
@@ -25,7 +25,6 @@ _MAX_ACTIONS_OF_POD = 20
 _DAY_S = 86400.0
 _MAX_HOURS = 1e9  # a damaged line may hold any number
 _JOULES_PER_KWH = 3.6e6
-_RANKS = {level.label: int(level) for level in Level}
 _FLAGGED = frozenset(level.label for level in Level if level)
 _DETECTED = frozenset((Level.LIKELY.label, Level.CONFIRMED.label))
 
@@ -58,7 +57,7 @@ class _Case:
     """State kept of a container that was flagged."""
 
     place: VerdictLine | Usage  # a line with its names: the one with the highest score, if any
-    rank: int
+    level: Level  # the highest
     flagged: str
     detected: str = ""
     delay_s: float | None = None
@@ -110,14 +109,14 @@ def node_history(
     """
     sums = _Sums(since_s, until_s)
     sums.days = {date: [0.0, 0.0, 0.0] for date, _ in _days(since_s, until_s)}
-    for interval in intervals(_noted(sums, lines), since_s, until_s):
+    for interval in intervals(_events_added(sums, lines), since_s, until_s):
         if interval.usage is None:
             sums.gaps.append(Gap(rfc3339(interval.start_s), rfc3339(interval.end_s)))
         else:
             _add_usage(sums, interval, interval.usage)
     for line in actions:
         _add_action(sums, line)
-    _keep_foremost(sums)
+    _drop_least(sums)
     longest = sorted(sums.gaps, key=length_s, reverse=True)[:MAX_GAPS]
     of_pod = _by_pod(sums.actions.values())
     return NodeHistory(
@@ -144,8 +143,8 @@ def node_history(
     )  # fmt: skip
 
 
-def _noted(sums: _Sums, lines: Iterable[AnyLine]) -> Iterator[AnyLine]:
-    """Pass the lines on, and take in those that are events in time."""
+def _events_added(sums: _Sums, lines: Iterable[AnyLine]) -> Iterator[AnyLine]:
+    """Pass the lines on, and add those that are events in time."""
     for line in lines:
         at_s = unix_s(line.at)
         if at_s is not None and at_s <= sums.until_s:
@@ -170,7 +169,9 @@ def _add_verdict(sums: _Sums, line: VerdictLine, *, is_within: bool) -> None:
         _add_counters(case, line)
     if line.level in _FLAGGED:
         if case is None:
-            case = sums.cases.pop(line.key, None) or _Case(line, _RANKS[line.level], line.at)
+            case = sums.cases.pop(line.key, None) or _Case(
+                line, Level.of_label(line.level), line.at
+            )
             _insert(sums, name, case)
         sums.names[line.key] = name
         _flag(case, line, _counters(line) if is_within else (None, None, None))
@@ -197,7 +198,7 @@ def _counters(line: VerdictLine) -> _Counters:
 def _flag(case: _Case, line: VerdictLine, counters: _Counters) -> None:
     case.ended = ""
     case.open[line.key] = counters
-    case.rank = max(case.rank, _RANKS[line.level])
+    case.level = max(case.level, Level.of_label(line.level))
     if line.score >= case.score:
         case.place = line
     if line.level in _DETECTED and not case.detected:
@@ -220,14 +221,14 @@ def _add_usage(sums: _Sums, interval: Interval, usage: UsageLine) -> None:
             continue
         case = sums.cases.get(sums.names.get(each.key, each.key))
         if case is None:  # its change of level was not recorded, or is in a file that is gone
-            case = _Case(each, _RANKS[each.level], usage.at)
+            case = _Case(each, Level.of_label(each.level), usage.at)
             if each.level in _DETECTED:
                 case.detected = usage.at
             case.ended = usage.at
             _insert(sums, each.key, case)
         elif not isinstance(case.place, VerdictLine):
             case.ended = usage.at
-        case.rank = max(case.rank, _RANKS[each.level])
+        case.level = max(case.level, Level.of_label(each.level))
         hours = seconds / 3600
         kwh = None if each.gpu_watts is None else each.gpu_watts * hours / 1000
         for meter, amount in zip(
@@ -248,14 +249,14 @@ def _add_action(sums: _Sums, line: ActionLine) -> None:
 
 def _insert(sums: _Sums, key: str, case: _Case) -> None:
     if len(sums.cases) >= 2 * MAX_INCIDENTS:  # seldom: to find the least takes time
-        _keep_foremost(sums)
+        _drop_least(sums)
     sums.cases[key] = case
 
 
-def _keep_foremost(sums: _Sums) -> None:
+def _drop_least(sums: _Sums) -> None:
     """Drop the least of too many: namespaces take turns, detected ones come first."""
     if len(sums.cases) > MAX_INCIDENTS:
-        ranked = sorted(sums.cases.items(), key=lambda item: (-item[1].rank, -item[1].weight))
+        ranked = sorted(sums.cases.items(), key=lambda item: (-item[1].level, -item[1].weight))
         detected = [item for item in ranked if item[1].detected]
         others = [item for item in ranked if not item[1].detected]
         in_turn = [
@@ -304,7 +305,7 @@ def _incident(case: _Case, of_pod: dict[_Pod, list[IncidentAction]]) -> Incident
         image=verdict.image if verdict else "",
         owner=place.owner,
         abuse=verdict.abuse if verdict else "",
-        level=next(label for label, rank in _RANKS.items() if rank == case.rank),
+        level=case.level.label,
         score=verdict.score if verdict else None,
         rules=verdict.rules if verdict else (),
         started=verdict.started if verdict else "",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 
 from minerwatch.api.history import Gap
 from minerwatch.api.journal import AnyLine, UsageLine
+from minerwatch.format import unix_s
 
 MAX_HOLE_S = 60.0
 """A shorter time without a line is rounding and the time of a restart, not a gap."""
@@ -20,14 +20,6 @@ class Interval:
     start_s: float  # Unix time, as all here
     end_s: float
     usage: UsageLine | None
-
-
-def unix_s(at: str) -> float | None:
-    """Return an RFC 3339 time as Unix time; None if it is none."""
-    try:
-        return datetime.fromisoformat(at).timestamp()
-    except (ValueError, TypeError, OverflowError, OSError):
-        return None
 
 
 def length_s(gap: Gap) -> float:

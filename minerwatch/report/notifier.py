@@ -75,7 +75,6 @@ class Receiver:
         settings: Webhook,
         on_error: Callable[[str, Exception], None],
         pace: NotifyPace | None = None,
-        now_unix_s: Callable[[], float] = time.time,
     ) -> None:
         self.name = settings.name
         self.shows_command_lines = settings.command_lines
@@ -85,7 +84,6 @@ class Receiver:
         self._least = _LEVELS[settings.level]
         self._on_error = on_error
         self._pace = pace or NotifyPace()
-        self._now_unix_s = now_unix_s
         self._announced: OrderedDict[ContainerKey, Mapping[Abuse, Level]] = OrderedDict()
         self._waiting: list[Notice] = []
         self._accounts: Counter[tuple[str, str]] = Counter()  # of those that wait
@@ -115,7 +113,7 @@ class Receiver:
         news = self._news(announced, announced_levels(verdict))
         if not news or not self._is_for(namespace):
             return
-        shown, at = status(), self._now()
+        shown, at = status(), rfc3339(time.time())
         for abuse, level in news.items():
             self._queue(
                 notice(
@@ -165,9 +163,6 @@ class Receiver:
     def _is_for(self, namespace: str) -> bool:
         return any(fnmatchcase(namespace, pattern) for pattern in self._settings.namespaces)
 
-    def _now(self) -> str:
-        return rfc3339(self._now_unix_s())
-
     def _queue(self, item: Notice) -> None:
         with self._changed:
             if item.event == ACTION or self._accounts[item.account] < _MAX_WAITING_OF_OWNER:
@@ -202,7 +197,7 @@ class Receiver:
             self._closing.wait(self._settings.group_for)
             self._wait_for_token()
             if not self._closing.is_set():
-                self._send(self._taken())
+                self._send(self._pop_batch())
 
     def _wait_for_token(self) -> None:
         """Wait until the rate limit allows a message."""
@@ -217,7 +212,7 @@ class Receiver:
                 return
             self._closing.wait((1 - self._tokens) / per_second)
 
-    def _taken(self) -> Batch:
+    def _pop_batch(self) -> Batch:
         with self._changed:
             self._trim()
             notices, self._waiting = tuple(self._waiting), []
@@ -233,7 +228,7 @@ class Receiver:
             try:
                 post(self._settings, waiting[0][0], self._pace.answer_s)
             except NotSentError as error:
-                self._note(error.reason, error)
+                self._count_failure(error.reason, error)
                 is_over = time.monotonic() - began_s > self._pace.give_up_s
                 if is_over:
                     break
@@ -254,7 +249,7 @@ class Receiver:
                 for each in part.notices:
                     self._drop(each)
 
-    def _note(self, reason: str, error: Exception) -> None:
+    def _count_failure(self, reason: str, error: Exception) -> None:
         self.failures[reason] += 1
         with suppress(Exception):  # whatever reports it must not end this thread
             self._on_error(f"notify {self.name}", error)

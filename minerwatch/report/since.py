@@ -72,8 +72,8 @@ class SinceFile:
             return verdict.since_s
         return min(before.since_s, verdict.since_s)
 
-    def note(self, flagged: Iterable[Verdict], now_s: float) -> None:
-        """Take in the verdicts of a tick; write them if they changed. Raises OSError."""
+    def record(self, flagged: Iterable[Verdict], now_s: float) -> None:
+        """Record the verdicts of a tick; write them if they changed. Raises OSError."""
         now = {_name(verdict.container): verdict for verdict in flagged}
         kept = {}
         for name, before in self._before.items():

@@ -131,7 +131,7 @@ class _Line:
         if word in _ENDS_OF_COMMAND:
             self._active, self._counters = (), []
             return place + 1
-        self._note_program(word)
+        self._activate_program(word)
         if _SLASH_OPTION.match(word):
             return self._mask_from(place, word.index(":") + 1)
         is_option = len(word) > 1 and word[0] == "-"
@@ -140,7 +140,7 @@ class _Line:
 
     # What the words before say.
 
-    def _note_program(self, word: str) -> None:
+    def _activate_program(self, word: str) -> None:
         name = word.rpartition("=")[2].strip(_AROUND).rpartition("/")[2].removesuffix(".exe")
         for secrets in BY_PROGRAM.get(name, ()):
             if secrets not in self._active and secrets.beside in ("", *self._all_words):

@@ -15,14 +15,13 @@ import msgspec
 
 from minerwatch.api.history import Day, Gap, Incident, NodeHistory, Prices, weight
 from minerwatch.api.types import Unanswered
-from minerwatch.format import counted, duration, rfc3339
+from minerwatch.format import counted, duration, rfc3339, unix_s
 from minerwatch.kinds import Level, Outcome
-from minerwatch.report.intervals import length_s, unix_s
+from minerwatch.report.intervals import length_s
 
 VERSION = 1
 JOURNAL, PROMETHEUS = "journal", "prometheus"
 _LEAST_GAP_S = 300.0
-_RANKS = {level.label: int(level) for level in Level}
 
 
 class ReportedIncident(Incident, frozen=True, kw_only=True):
@@ -227,7 +226,7 @@ def _reported(
     return sorted(
         found,
         key=lambda each: (
-            -_RANKS.get(each.level, 0),
+            -Level.of_label(each.level),
             -weight(each.cpu_hours, each.gpu_hours),
             each.flagged,
         ),
@@ -261,7 +260,7 @@ def _is_acted_on(incident: Incident) -> bool:
 
 
 def _is_detected(incident: Incident) -> bool:
-    return _RANKS.get(incident.level, 0) >= Level.LIKELY
+    return Level.of_label(incident.level) >= Level.LIKELY
 
 
 def _account(incident: ReportedIncident) -> tuple[str, str, str]:

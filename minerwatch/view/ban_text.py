@@ -86,10 +86,10 @@ def binderhub(bans: Sequence[BanStatus]) -> str:
     lines = ["# Bans by minerwatch. BinderHub reads them when it starts."]
     for setting, values in sorted(found.items()):
         if setting in SETTINGS:
-            lines.append(f"c.{setting}.extend({_python(list(values))})")
+            lines.append(f"c.{setting}.extend({list(values)!a})")
     banned = {each: why for each, why in found["ban_networks"].items() if each in networks}
     if banned:
-        lines.append(f"c.BinderHub.ban_networks.update({_python(banned)})")
+        lines.append(f"c.BinderHub.ban_networks.update({banned!a})")
     return "\n".join(lines) + "\n"
 
 
@@ -97,7 +97,7 @@ def jupyterhub(bans: Iterable[BanStatus]) -> str:
     """Return lines for jupyterhub_config.py."""
     users = sorted(_by_setting(bans).get("blocked_users", {}))
     head = "# Bans by minerwatch. JupyterHub reads them when it starts: reload it.\n"
-    return f"{head}c.Authenticator.blocked_users.update({_python(users)})\n"
+    return f"{head}c.Authenticator.blocked_users.update({users!a})\n"
 
 
 def network_policy(bans: Iterable[BanStatus]) -> str:
@@ -164,10 +164,6 @@ def _networks(bans: Iterable[BanStatus]) -> list[IPv4Network | IPv6Network]:
         with suppress(ValueError):
             found.append(ip_network(each))
     return [each for each in found if each.prefixlen >= (32 if each.version == 4 else 64)]
-
-
-def _python(value: object) -> str:
-    return ascii(value)
 
 
 def _named(each: BanStatus) -> str:

@@ -177,11 +177,11 @@ def _candidates(lines: Sequence[AuditLine]) -> list[_Candidate]:
         elif line.kind == "outcome" and line.record is not None:
             known = found.get(of_record.get(line.record.id, ("", "")))
             if known is not None and line.record.outcome in _RANK:
-                _keep_best(known, line.record.outcome, line)
+                _update_outcome(known, line.record.outcome, line)
     return sorted(found.values(), key=lambda each: each.at)
 
 
-def _keep_best(candidate: _Candidate, outcome: Outcome, line: AuditLine) -> None:
+def _update_outcome(candidate: _Candidate, outcome: Outcome, line: AuditLine) -> None:
     before = -1 if candidate.outcome is None else _RANK.index(candidate.outcome)
     if _RANK.index(outcome) >= before:
         candidate.outcome, candidate.message, candidate.at = outcome, line.message, line.at

@@ -17,8 +17,9 @@ from minerwatch.api.journal import (
     UsageLine,
     VerdictLine,
 )
+from minerwatch.format import unix_s
 from minerwatch.kinds import Level
-from minerwatch.report.intervals import MAX_HOLE_S, Interval, intervals, unix_s
+from minerwatch.report.intervals import MAX_HOLE_S, Interval, intervals
 
 BUCKET_S = 900.0
 _MAX_EVENTS = 500
@@ -75,17 +76,17 @@ class History:
 def history(lines: Iterable[AnyLine], since_s: float, until_s: float) -> History:
     """Add up the lines between two times."""
     summed = History(since_s, until_s)
-    for interval in intervals(_noted(summed, lines), since_s, until_s):
+    for interval in intervals(_events_added(summed, lines), since_s, until_s):
         if interval.usage is None:
             summed.gaps.append((interval.start_s, interval.end_s))
         else:
             _add(summed, interval, interval.usage)
-    _keep_foremost(summed)
+    _drop_least(summed)
     return summed
 
 
-def _noted(summed: History, lines: Iterable[AnyLine]) -> Iterator[AnyLine]:
-    """Pass the lines on, and keep those that are events in time."""
+def _events_added(summed: History, lines: Iterable[AnyLine]) -> Iterator[AnyLine]:
+    """Pass the lines on, and add those that are events in time."""
     for line in lines:
         at_s = None if isinstance(line, UsageLine) else unix_s(line.at)
         if at_s is not None and summed.since_s <= at_s <= summed.until_s:
@@ -115,7 +116,7 @@ def _add(summed: History, interval: Interval, usage: UsageLine) -> None:
         container.core_s += core_s
         if each.level != _CLEAR:
             container.flagged_core_s += core_s
-            if _rank(each.level) > _rank(container.level):
+            if Level.of_label(each.level) > Level.of_label(container.level):
                 container.level = each.level
 
 
@@ -126,12 +127,12 @@ def _container(summed: History, usage: Usage) -> ContainerHistory:
         place = "/".join(filter(None, (usage.namespace, usage.pod, usage.container)))
         found = ContainerHistory(place, usage.owner)
         if len(summed.containers) >= 2 * _MAX_CONTAINERS:  # seldom: to find them takes time
-            _keep_foremost(summed)
+            _drop_least(summed)
         summed.containers[usage.key] = found
     return found
 
 
-def _keep_foremost(summed: History) -> None:
+def _drop_least(summed: History) -> None:
     if len(summed.containers) > _MAX_CONTAINERS:
         ranked = sorted(
             summed.containers.items(), key=lambda item: (-item[1].flagged_core_s, -item[1].core_s)
@@ -150,7 +151,3 @@ def _buckets(start_s: float, end_s: float) -> Iterator[tuple[int, float]]:
 
 def _increase(sums: dict[int, float], bucket: int, value: float) -> None:
     sums[bucket] = sums.get(bucket, 0.0) + value
-
-
-def _rank(level: str) -> int:
-    return next((int(each) for each in Level if each.label == level), 0)

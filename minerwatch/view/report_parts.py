@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from minerwatch.api.history import Day, Prices
-from minerwatch.format import by_signal, counted, duration
+from minerwatch.format import by_signal, counted, duration, unix_s
 from minerwatch.kinds import Outcome
-from minerwatch.report.intervals import unix_s
 from minerwatch.view.abuse_report import JOURNAL, Delay, Report, ReportedIncident, Sum, shown_time
 
 UNKNOWN = "unknown"
@@ -101,11 +100,12 @@ def facts(report: Report) -> list[Fact]:
     ]
     if report.suspicious.incidents:
         more = report.suspicious
+        gpu = "" if more.gpu_hours is None else f", {hours(more.gpu_hours)} GPU hours"
         found.append(
             Fact(
                 "Suspicious only",
-                f"{counted(more.incidents, 'container')}, {hours(more.cpu_hours)} CPU hours"
-                f"{_more_gpu(more)}; not counted above",
+                f"{counted(more.incidents, 'container')}, {hours(more.cpu_hours)} CPU hours{gpu};"
+                " not counted above",
             )
         )
     return found
@@ -208,10 +208,6 @@ def _figure(value: float | None, unit: str, incidents: int) -> str:
     if value is None:
         return "not measured" if incidents else "-"
     return f"{hours(value)} {unit}"
-
-
-def _more_gpu(more: Sum) -> str:
-    return "" if more.gpu_hours is None else f", {hours(more.gpu_hours)} GPU hours"
 
 
 def _total_cost(total: Sum, prices: Prices | None) -> str:

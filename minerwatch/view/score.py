@@ -35,14 +35,16 @@ def score_lines(status: ContainerStatus) -> Iterator[Line]:
         if status.score < joined:
             yield Line(f"  limited to {status.score:g}: {_why_limited(status, joined)}", 2)
     if is_held(status):
-        yield Line(f"  {printable(status.level, 16)} asks for {_least_score(status.level):g}", 2)
+        yield Line(
+            f"  {printable(status.level, 16)} asks for {Level.of_label(status.level).value}", 2
+        )
     for number, line in enumerate(_left_out(status)):
         yield Line(f"  {'' if number else 'left out':{_HANG - 2}}{line}", _HANG)
 
 
 def is_held(status: ContainerStatus) -> bool:
     """Return True if the level is from before: the score has fallen below it."""
-    return status.score < _least_score(status.level)
+    return status.score < Level.of_label(status.level)
 
 
 def _left_out(status: ContainerStatus) -> Iterator[str]:
@@ -98,7 +100,3 @@ def _why_nothing(status: ContainerStatus) -> str:
     if status.cpu_cores >= BUSY_CORES:
         return f"No rule holds. It is busy with {status.cpu_cores:.2f} cores, and nothing else."
     return f"No rule holds, and it uses little CPU: {status.cpu_cores:.2f} cores."
-
-
-def _least_score(level: str) -> float:
-    return next((float(each.value) for each in Level if each.label == level), 0.0)

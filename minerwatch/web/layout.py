@@ -58,7 +58,11 @@ def page(view: View, title: str, *children: Child, path: str = "", refresh_s: in
             "body",
             tag("header", tag("nav", tag("strong", f"minerwatch on {node}"), _links(path))),
             tag("main", _staleness(view), *children),
-            tag("footer", tag("p", f"{agents_line([view.agent])}{hidden}"), _time(view.now)),
+            tag(
+                "footer",
+                tag("p", f"{agents_line([view.agent])}{hidden}"),
+                tag("p", f"as of {view.now:%Y-%m-%d %H:%M:%S} UTC"),
+            ),
         ),
     )
 
@@ -141,7 +145,3 @@ def _links(path: str) -> list[Markup]:
         tag("a", text, href=href, aria_current="page" if href == path else None)
         for text, href in _LINKS
     ]
-
-
-def _time(now: datetime) -> Markup:
-    return tag("p", f"as of {now:%Y-%m-%d %H:%M:%S} UTC")

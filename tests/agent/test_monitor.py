@@ -13,9 +13,8 @@ from minerwatch.agent.monitor import MonitoredNode, open_node
 from minerwatch.config.schema import Config, Probes
 from minerwatch.config.schema import Node as NodeConfig
 from minerwatch.detection.sigma import rulebook
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import CodeSamples
-from minerwatch.node.bpf_iterator import BpfUnavailableError
-from minerwatch.node.executed_code import SamplerUnavailableError
 from minerwatch.node.gpu_use import GpuReader, GpuSampler
 from minerwatch.probes import registry
 from minerwatch.probes.registry import ProbeStatus
@@ -44,11 +43,11 @@ class Sampler:
 
 
 def perf_refused() -> Sampler:
-    raise SamplerUnavailableError("perf is forbidden: permit it")
+    raise SourceUnavailableError("perf is forbidden: permit it")
 
 
 def bpf_refused() -> Sampler:
-    raise BpfUnavailableError("bpf is forbidden: permit it")
+    raise SourceUnavailableError("bpf is forbidden: permit it")
 
 
 @contextmanager

@@ -122,7 +122,7 @@ def test_actions_and_releases_of_the_audit_log_are_added(tmp_path: Path) -> None
         audited("release", Outcome.RELEASED),
         AuditLine("decision", rfc3339(time.time()), "node-1"),
     ]
-    answer = past_of(tmp_path, lines)(orders.encode(orders.HistoryOrder(1.0)))
+    answer = past_of(tmp_path, lines)(orders.encode(orders.HoursOrder(1.0)))
     found = orders.history_answer(answer.body)
     assert [each.outcome for each in found.incidents[0].actions] == ["done", "released"]
     assert (found.node, found.lost, found.audit) == ("node-1", {"ENOSPC": 2}, "")

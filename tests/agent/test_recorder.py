@@ -98,7 +98,7 @@ class Recording:
             observation = self.watch.use(container, self.cpu_s[name], level)
             if level:
                 flagged.append((observation, used * 10))
-        self.recorder.note_tick(self._summary(flagged))
+        self.recorder.record_tick(self._summary(flagged))
 
     def _summary(self, flagged: list[tuple[Observation, float]]) -> TickSummary:
         return TickSummary(
@@ -153,7 +153,7 @@ def test_gpu_usage_and_power_are_written_of_flagged_containers(recording: Record
         recording.tick(miner=0.1, minery=2.0, worker=0.5)
     gpu = {"ContainerGpuBusy": 0.5, "ContainerGpuHours": 2.5, "ContainerGpuJoules": 9e6}
     observation = replace(recording.watch.observations(0)[0], gpu=gpu)
-    recording.recorder.note_verdict(observation, "clear", "likely")
+    recording.recorder.record_verdict(observation, "clear", "likely")
     _, line = recording.lines(UsageLine)
     of_pod = {each.pod: (each.gpus, each.gpu_watts) for each in line.containers}
     assert of_pod["pod-miner-uid"] == (0.5, 350.0)
@@ -224,7 +224,7 @@ def test_no_name_makes_a_line_long(recording: Recording) -> None:
         for _ in ticks(PERIOD_S / 10 + 1):
             recording.tick(**{f"miner{name}-{number}": 1.0 for number in range(20)}, miner=0.1)
         observation = recording.watch.observations(0)[0]
-        recording.recorder.note_verdict(observation, "clear", "likely")
+        recording.recorder.record_verdict(observation, "clear", "likely")
     usage, verdicts = recording.lines(UsageLine), recording.lines(VerdictLine)
     assert len(usage) == len(verdicts) == 4
     assert max(len(encode(line)) for line in (*usage, *verdicts)) < 4000
@@ -233,7 +233,7 @@ def test_no_name_makes_a_line_long(recording: Recording) -> None:
 
 def test_a_verdict_has_its_rules_and_no_argument(recording: Recording) -> None:
     observation = recording.watch.use(make_container("c", "alice-1"), 3600.0, Level.CONFIRMED)
-    recording.recorder.note_verdict(observation, "clear", "confirmed")
+    recording.recorder.record_verdict(observation, "clear", "confirmed")
     (line,) = recording.lines(VerdictLine)
     assert (line.level, line.previous, line.owner, line.pod) == (
         "confirmed", "clear", "alice", "pod-alice-1",
@@ -248,7 +248,7 @@ def test_of_a_private_rule_only_the_id_is_written(recording: Recording) -> None:
     container = make_container("c", "alice-1")
     private = make_finding(title=f"looks for {SECRET}", private=True)
     verdict = make_verdict(container, private, level=Level.LIKELY)
-    recording.recorder.note_verdict(make_observation(container, verdict), "clear", "likely")
+    recording.recorder.record_verdict(make_observation(container, verdict), "clear", "likely")
     (line,) = recording.lines(VerdictLine)
     assert line.rules[0].title == f"private rule {private.rule}"
 
@@ -260,10 +260,10 @@ def test_an_owner_that_flips_all_day_has_some_lines_and_others_all_of_theirs(
     quiet = recording.watch.use(make_container("q", "bob-1"), 1.0, Level.LIKELY)
     for minute in range(24 * 60):
         recording.at_s += 60
-        recording.recorder.note_verdict(flipping, "clear", "likely")
-        recording.recorder.note_verdict(flipping, "likely", "clear")
+        recording.recorder.record_verdict(flipping, "clear", "likely")
+        recording.recorder.record_verdict(flipping, "likely", "clear")
         if minute % 360 == 0:
-            recording.recorder.note_verdict(quiet, "clear", "likely")
+            recording.recorder.record_verdict(quiet, "clear", "likely")
     owners = Counter(line.owner for line in recording.lines(VerdictLine))
     assert owners["bob"] == 4
     assert owners["eve"] <= 8 + 24 * 2 + 24 * 2
@@ -277,9 +277,9 @@ def test_on_a_host_containers_by_the_hundred_leave_users_their_lines(
 ) -> None:
     for number in range(200):
         container = make_container(f"ci-{number}", "", cgroup=f"/docker/{number}")
-        recording.recorder.note_verdict(recording.watch.use(container, 1.0), "clear", "likely")
+        recording.recorder.record_verdict(recording.watch.use(container, 1.0), "clear", "likely")
     users = recording.watch.use(make_container("a", "user-1"), 1.0, Level.LIKELY)
-    recording.recorder.note_verdict(users, "clear", "likely")
+    recording.recorder.record_verdict(users, "clear", "likely")
     owners = Counter(line.owner for line in recording.lines(VerdictLine))
     assert owners["user"] == 1
     assert owners[""] == 120
@@ -292,7 +292,7 @@ def test_names_of_any_kind_are_written_and_read(
     recording = Recording(tmp_path_factory.mktemp("journal"))
     for name in names:
         container = make_container(name, "", cgroup=f"/{name}", runtime=name)
-        recording.recorder.note_verdict(recording.watch.use(container, 1.0), "clear", "likely")
+        recording.recorder.record_verdict(recording.watch.use(container, 1.0), "clear", "likely")
     lines: list[AnyLine] = recording.lines(VerdictLine)
     assert len(lines) == len(names)
 
@@ -303,7 +303,7 @@ def test_actions_are_written(recording: Recording) -> None:
         pod="jupyter-eve", pod_uid="u", owner="eve", action=Action.EVICT, rung=0, dry_run=True,
         outcome=Outcome.DRY_RUN,
     )  # fmt: skip
-    recording.recorder.note_action(record)
+    recording.recorder.record_action(record)
     (line,) = recording.lines(ActionLine)
     assert (line.action, line.outcome, line.dry_run, line.pod) == (
         "evict", "dry-run", True, "jupyter-eve",
@@ -317,7 +317,9 @@ def test_without_a_journal_nothing_is_done_and_a_forgotten_one_is_removed(
     recording.recorder.forget()
     assert not tmp_path.exists()
     recording.tick(worker=1.0)
-    recording.recorder.note_verdict(replace(recording.watch.observations(0)[0]), "clear", "likely")
+    recording.recorder.record_verdict(
+        replace(recording.watch.observations(0)[0]), "clear", "likely"
+    )
     recording.recorder.close()
     assert [*recording.recorder.failures()] == []
     assert not tmp_path.exists()

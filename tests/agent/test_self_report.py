@@ -24,7 +24,7 @@ def test_what_fails_often_is_named_with_its_count() -> None:
 def test_failures_of_long_ago_do_not_count() -> None:
     recent = RecentFailures(0.0)
     for at_s in range(0, 3601, 10):
-        recent.note(float(at_s), lambda: [(*SOURCE, 5000)])
+        recent.add(float(at_s), lambda: [(*SOURCE, 5000)])
     assert failing(recent, 3600.0, 5000) == []
     assert failing(recent, 3600.0, 5100) == [(*SOURCE, 100, 900.0)]
 

@@ -26,6 +26,7 @@ from minerwatch.config.values import Duration
 from minerwatch.detection.judge import Judge
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import (
     Container,
     ContainerKind,
@@ -39,7 +40,7 @@ from minerwatch.model import (
 from minerwatch.node.cgroup_state import CgroupBounds
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.processes import ProcessReader
-from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
+from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.probes.base import Probe, no_owner
 from minerwatch.probes.registry import Probes
 from tests import shipped
@@ -132,7 +133,7 @@ def folder(cgroups: CgroupFolders) -> Path:
 def task_iterator() -> TaskIterator:
     try:
         return TaskIterator()
-    except TasksUnavailableError as error:
+    except SourceUnavailableError as error:
         pytest.skip(f"run it as root of a host: {error}")
 
 
@@ -668,7 +669,7 @@ class Recorder(Probe):
         super().__init__(no_owner)
         self.seen: set[int] = set()
 
-    def _examine(self, suspects: Sequence[ProcessId], *_: object) -> None:
+    def _examine_due(self, suspects: Sequence[ProcessId], *_: object) -> None:
         self.seen.update(each.pid for each in suspects)
 
     def close(self) -> None:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from minerwatch.api import orders
-from minerwatch.api.orders import CullOrder, ReleaseAllOrder, ReleaseOrder, ToldOrder
-from minerwatch.api.types import CullAnswer
+from minerwatch.api.orders import CullOrder, HoursOrder, ReleaseAllOrder, ReleaseOrder
+from minerwatch.api.types import CullAnswer, ReleaseAllAnswer, ReleaseAnswer
 from minerwatch.errors import OrderError
 from minerwatch.model import Action
 from tests.report.samples import MINER
@@ -45,18 +45,18 @@ def test_to_release_all_is_to_keep_acting_and_remembering_unless_said() -> None:
 @pytest.mark.parametrize("hours", ["0", "-1", "1e9", '"7"'])
 def test_hours_are_within_bounds(hours: str) -> None:
     with pytest.raises(OrderError):
-        orders.decode(f'{{"hours": {hours}}}'.encode(), ToldOrder)
+        orders.decode(f'{{"hours": {hours}}}'.encode(), HoursOrder)
 
 
 def test_an_answer_that_cannot_be_understood_says_so() -> None:
     with pytest.raises(OrderError, match="cannot be understood"):
-        orders.cull_answer(b"{}")
+        orders.answer_of(b"{}", CullAnswer)
     with pytest.raises(OrderError, match="cannot be understood"):
-        orders.release_answer(b"<html>")
+        orders.answer_of(b"<html>", ReleaseAnswer)
     with pytest.raises(OrderError, match="cannot be understood"):
-        orders.release_all_answer(b"{}")
+        orders.answer_of(b"{}", ReleaseAllAnswer)
 
 
 def test_answers_come_back_as_they_went() -> None:
     answer = CullAnswer("n", "ns", "p", "c", "o", "confirmed", 95.0, "stop", True, True, (), "r")
-    assert orders.cull_answer(orders.encode(answer)) == answer
+    assert orders.answer_of(orders.encode(answer), CullAnswer) == answer

@@ -307,7 +307,7 @@ def test_a_target_that_is_not_found_may_be_where_nobody_answered(
 def test_the_past_of_all_nodes_is_simulated(api: ApiServer, far: Typed) -> None:
     for node in ("node-1", "node-2", "node-3"):
         put_agent(api, node)
-    command = ("minerwatch", "order", orders.TOLD, orders.encode(orders.ToldOrder(24.0)).decode())
+    command = ("minerwatch", "order", orders.TOLD, orders.encode(orders.HoursOrder(24.0)).decode())
     for node in ("node-1", "node-2"):
         line = msgspec.structs.replace(LINE, decision=decision(f"eve-on-{node}"))
         body = Printing(msgspec.json.encode([line]))

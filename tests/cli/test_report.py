@@ -32,7 +32,7 @@ from tests.view.test_journal_history import usage, verdict
 __all__ = ["api", "far"]  # fixtures
 
 Typed = Callable[..., Result]
-WEEK = orders.HistoryOrder(168.0)
+WEEK = orders.HoursOrder(168.0)
 
 
 def of_node(node: str, **changes: object) -> NodeHistory:
@@ -53,7 +53,7 @@ def typed(answer: dict[str, Answer], tmp_path: Path) -> Iterator[Typed]:
     path = tmp_path / "agent.sock"
 
     def history(body: bytes) -> Answer:
-        orders.decode(body, orders.HistoryOrder)
+        orders.decode(body, orders.HoursOrder)
         return answer["/history"]
 
     listener = SocketListener(path, {}, posts={orders.HISTORY: history})

@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from minerwatch.config.schema import BUILT_IN_RULES
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import ProcessId
-from minerwatch.node.executed_code import CodeSampler, SamplerUnavailableError
+from minerwatch.node.executed_code import CodeSampler
 from minerwatch.node.hot_code import HotCodeFindings, HotCodeReader
 from tests.content.test_hot_code_rules import MATCH, TOGETHER
 from tests.content.test_yara_rules import MATCH as MATCH_IN_MEMORY
@@ -44,7 +45,7 @@ def reader() -> Iterator[HotCodeReader]:
 def sampler() -> Iterator[CodeSampler]:
     try:
         sampler = CodeSampler(hz=397.0)  # often: less CPU time of each target
-    except SamplerUnavailableError as error:
+    except SourceUnavailableError as error:
         pytest.skip(f"run it as root of a host: {error}")
     yield sampler
     sampler.close()

@@ -23,7 +23,7 @@ from minerwatch.api.types import BanAnswer, BanStatus
 from minerwatch.config.hub import Bans
 from minerwatch.config.values import DRY_RUN
 from minerwatch.culling.ban_patterns import banned_specs
-from minerwatch.culling.ban_store import BANS, NOTICES, BanStore, StorePace
+from minerwatch.culling.ban_store import BANS, NOTICES, BanStore
 from minerwatch.culling.banning import ban_status
 from minerwatch.culling.bans import (
     DAY_S,
@@ -36,6 +36,7 @@ from minerwatch.culling.bans import (
     candidates,
     network,
 )
+from minerwatch.culling.compare_and_swap import SwapPace
 from minerwatch.culling.sightings import MIN_AGE_S, Sightings
 from minerwatch.kube.attributions import HUB_USER, HubServer
 from minerwatch.kube.client import ApiError, Cluster
@@ -68,7 +69,7 @@ from tests.kube.api_server import Answering, ApiServer
 from tests.waiting import until
 
 STORE = "binder/minerwatch-bans"
-QUICK = StorePace(tries=200, first_delay_s=0.001, longest_delay_s=0.02)
+QUICK = SwapPace(tries=200, first_delay_s=0.001, longest_delay_s=0.02)
 NOW_S = 1_796_000_000
 REPOSITORY = "https://github.com/mallory/mine"
 HUBS = Path(__file__).parents[2] / "deploy" / "hub"
@@ -252,7 +253,7 @@ def test_what_cannot_be_read_is_not_overwritten(api: ApiServer, store: BanStore,
 def test_a_change_that_is_put_off_is_given_up_in_time(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, retry_after_s: float | None
 ) -> None:
-    pace = StorePace(tries=10_000, first_delay_s=0.05, longest_delay_s=0.05, give_up_s=0.3)
+    pace = SwapPace(tries=10_000, first_delay_s=0.05, longest_delay_s=0.05, give_up_s=0.3)
     store = BanStore(cluster, lambda: STORE, pace)
 
     def put_off(*_: object, **__: object) -> None:
@@ -470,7 +471,7 @@ def test_no_other_name_passes_for_an_address_without_users(
     good = [("good", (Attribution(OwnerKind.CLIENT, "8.8.8.8", "x"),))]
     seen, now_s = harness.culler.banning.sightings, time.time()
     for ago_s in range(round(MIN_AGE_S) + 61, 0, -61):
-        seen.note(good, frozenset(), now_s - ago_s)
+        seen.record(good, frozenset(), now_s - ago_s)
     kinds, there = (BanKind.ADDRESS,), {"8.8.8.8": 0}
     (each,) = ordered(harness, observation, kinds=kinds, unflagged=there).bans
     assert each.objections == ("1 others used it in the last seven days and were not flagged",)
@@ -566,7 +567,7 @@ def seen(path: Path, *, is_known: bool = True) -> Sightings:
     if is_known:
         (path / "sightings.json").write_text(f'{{"since_unix_s": 0, "last_unix_s": {NOW_S}}}')
     found = Sightings(path / "sightings.json")
-    found.note((), frozenset(), NOW_S)
+    found.record((), frozenset(), NOW_S)
     return found
 
 
@@ -578,7 +579,7 @@ def test_others_on_the_same_network_are_counted_once_they_stayed(tmp_path: Path)
     sightings = seen(tmp_path)
     for at_s in range(0, int(MIN_AGE_S) + 61, 61):
         pods = [("bad", (CLIENT,)), ("good", (NEIGHBOUR,)), ("also-bad", (CLIENT,))]
-        sightings.note(pods, frozenset({"bad", "also-bad"}), NOW_S + at_s + 61)
+        sightings.record(pods, frozenset({"bad", "also-bad"}), NOW_S + at_s + 61)
     now_s = NOW_S + MIN_AGE_S + 200
     assert sightings.unflagged(CLIENT, "bad", now_s) == 1
     assert sightings.unflagged(CLIENT, "good", now_s) == 0
@@ -597,7 +598,7 @@ def test_users_of_a_repository_are_counted_however_it_is_spelt(
     sightings = seen(tmp_path)
     good = Attribution(OwnerKind.REPOSITORY, REPOSITORY, "x")
     for at_s in range(0, int(MIN_AGE_S) + 61, 61):
-        sightings.note([("good", (good,))], frozenset(), NOW_S + at_s + 61)
+        sightings.record([("good", (good,))], frozenset(), NOW_S + at_s + 61)
     bad = Attribution(OwnerKind.REPOSITORY, spelling, "x")
     assert sightings.unflagged(bad, "bad", NOW_S + 8 * DAY_S) == 0
     assert sightings.unflagged(bad, "bad", NOW_S + 7 * DAY_S + 61) == 1
@@ -607,7 +608,7 @@ def test_a_name_that_is_only_claimed_has_no_users(tmp_path: Path) -> None:
     sightings = seen(tmp_path)
     claimed = replace(CLIENT, is_claim=True)
     for at_s in range(0, int(MIN_AGE_S) + 61, 61):
-        sightings.note([("forged", (claimed,))], frozenset(), NOW_S + at_s + 61)
+        sightings.record([("forged", (claimed,))], frozenset(), NOW_S + at_s + 61)
     assert sightings.unflagged(CLIENT, "bad", NOW_S + MIN_AGE_S + 200) == 0
 
 
@@ -619,7 +620,7 @@ def test_a_history_that_is_too_short_says_nothing(tmp_path: Path) -> None:
 
 def test_a_gap_makes_it_short_again(tmp_path: Path) -> None:
     sightings = seen(tmp_path)
-    sightings.note((), frozenset(), NOW_S + 8 * DAY_S)
+    sightings.record((), frozenset(), NOW_S + 8 * DAY_S)
     assert sightings.unflagged(CLIENT, "", NOW_S + 8 * DAY_S + 60) is None
 
 
@@ -635,7 +636,7 @@ def test_too_many_names_make_it_unknown(tmp_path: Path) -> None:
         (str(n), (Attribution(OwnerKind.REPOSITORY, f"https://x.org/{n}", "x"),))
         for n in range(6000)
     ]
-    sightings.note(pods, frozenset(), NOW_S + 100)
+    sightings.record(pods, frozenset(), NOW_S + 100)
     assert sightings.unflagged(CLIENT, "", NOW_S + 200) is None
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from minerwatch.api.orders import ToldOrder
+from minerwatch.api.orders import HoursOrder
 from minerwatch.config.schema import Audit, CircuitBreaker, CullBudget, Exemption
 from minerwatch.config.selectors import Selector
 from minerwatch.config.values import DRY_RUN, OFF, Duration
@@ -694,10 +694,10 @@ def test_what_was_decided_is_told_from_the_audit_log(
     harness = opened(settings(log, mode=DRY_RUN))
     eve(api, harness)
     harness.tick()
-    told = harness.culler.history.lines_since(ToldOrder(1.0))
+    told = harness.culler.history.lines_since(HoursOrder(1.0))
     assert [line.kind for line in told] == ["decision", "action", "outcome"]
     assert all(line.evidence == NO_EVIDENCE for line in told)
     assert told[-1].record is not None
     assert told[-1].record.outcome is Outcome.DRY_RUN
     time.sleep(0.01)  # the log tells whole milliseconds
-    assert harness.culler.history.lines_since(ToldOrder(1e-9)) == ()
+    assert harness.culler.history.lines_since(HoursOrder(1e-9)) == ()

@@ -167,7 +167,7 @@ def test_what_is_known_is_as_fresh_as_it_has_to_be(api: ApiServer, opened: Open)
         for _ in range(seconds // 10):
             clock_s[0] += 10.0
             api.clock_ahead_s = clock_s[0]
-            budget.keep_known(clock_s[0], is_needed=is_needed, dry_run=False)
+            budget.refresh_if_due(clock_s[0], is_needed=is_needed, dry_run=False)
         return len(api.requests) - before
 
     assert reads(3600, is_needed=False) == 6
@@ -185,7 +185,7 @@ def test_a_lease_that_cannot_be_read_is_left_alone_for_a_while(
     api.misbehave(Answering(503), times=10**6)
     for _ in range(360):
         clock_s[0] += 10.0
-        budget.keep_known(clock_s[0], is_needed=True, dry_run=False)
+        budget.refresh_if_due(clock_s[0], is_needed=True, dry_run=False)
     assert 3600 / 55 <= len(api.requests) <= 3600 / 15
     assert budget.left(dry_run=False) is None
 

@@ -16,9 +16,9 @@ def test_requests_come_before_the_latest_tick() -> None:
     mailbox.put_tick(())
     mailbox.put_tick(TICK)
     mailbox.post(lambda: None)
-    assert isinstance(mailbox.take(), PendingRequest)
+    assert isinstance(mailbox.pop(), PendingRequest)
     assert mailbox.has_tick
-    assert mailbox.take() == TICK
+    assert mailbox.pop() == TICK
     assert not mailbox.has_tick
 
 
@@ -26,7 +26,7 @@ def test_a_result_and_an_exception_reach_the_caller() -> None:
     mailbox = Mailbox()
 
     def serve() -> None:
-        while isinstance(work := mailbox.take(), PendingRequest):
+        while isinstance(work := mailbox.pop(), PendingRequest):
             work.run()
 
     thread = threading.Thread(target=serve)
@@ -44,7 +44,7 @@ def test_a_request_that_timed_out_is_not_run() -> None:
     mailbox.put_tick(())
     with pytest.raises(MinerwatchError, match="nothing was done"):
         mailbox.call(lambda: 7, 0.01)
-    assert mailbox.take() == ()
+    assert mailbox.pop() == ()
 
 
 def test_too_many_requests_and_those_after_the_end_are_refused() -> None:
@@ -54,6 +54,6 @@ def test_too_many_requests_and_those_after_the_end_are_refused() -> None:
     with pytest.raises(MinerwatchError, match="too many"):
         mailbox.call(lambda: 7, 20)
     mailbox.close()
-    assert mailbox.take() is None
+    assert mailbox.pop() is None
     with pytest.raises(MinerwatchError, match="try again"):
         mailbox.call(lambda: 7, 20)

@@ -326,9 +326,16 @@ def test_what_is_remembered_is_bounded_and_goes_with_the_container() -> None:
     verdict = judge.verdict(HERE, crowd, 0)
     assert len(verdict.findings) == MAX_FINDINGS
     assert {finding.rule for finding in verdict.findings} == {"r0", "r1", "r2"}
-    assert len(judge._histories[HERE].first_seen_s) == 3 * MAX_PROCESSES_PER_RULE
     judge.forget(HERE)
     assert HERE not in judge
+
+
+def test_processes_that_are_remembered_are_bounded() -> None:
+    judge, patient = Judge(), rule(hold_s=60)
+    judge.verdict(HERE, [seen(patient, pid) for pid in range(10 * MAX_PROCESSES_PER_RULE)], 0)
+    first, last = MAX_PROCESSES_PER_RULE - 1, MAX_PROCESSES_PER_RULE
+    verdict = judge.verdict(HERE, [seen(patient, first), seen(patient, last)], 60)
+    assert [finding.process for finding in verdict.findings] == [ProcessId(first, 0)]
 
 
 @pytest.mark.parametrize("decoys", [10, 30, MAX_FINDINGS, MAX_PROCESSES_PER_RULE, 1000])

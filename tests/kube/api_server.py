@@ -122,7 +122,14 @@ class LosingTheAnswer:
     """A misbehaviour: what was asked is done, but the connection is closed before the answer."""
 
 
-Misbehaviour = Answering | Dropping | Hanging | Dripping | LosingTheAnswer
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A misbehaviour of the proxy: it asks the server something else."""
+
+    query: Mapping[str, str]
+
+
+Misbehaviour = Answering | Dropping | Hanging | Dripping | LosingTheAnswer | Asking
 
 
 class StatusError(Exception):

@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 from minerwatch.kube.client import ApiError, Cluster, Response
 from tests.kube.api_server import (
     Answering,
+    Asking,
     Dripping,
     Dropping,
     Hanging,
@@ -207,16 +208,17 @@ class _Handler(QuietHandler):
             self.wfile.write(how.after)
             self.close_connection = True
         else:
-            self._ask(request, how if isinstance(how, Dripping) else None)
+            query = {**request.query, **(how.query if isinstance(how, Asking) else {})}
+            self._ask(request, query, how if isinstance(how, Dripping) else None)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_request  # noqa: N815
 
-    def _ask(self, request: Request, drip: Dripping | None) -> None:
+    def _ask(self, request: Request, query: Mapping[str, str], drip: Dripping | None) -> None:
         try:
             answer = self.server.proxy.api.open(
                 request.method,
                 request.path,
-                request.query,
+                query,
                 body=request.body or None,
                 content_type=request.headers.get("content-type", "application/json"),
                 timeout_s=_ANSWER_S,

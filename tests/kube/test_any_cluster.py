@@ -24,6 +24,7 @@ from minerwatch.model import ContainerKey, PodContainerKind
 from tests.kube.any_cluster import AnyCluster
 from tests.kube.api_server import (
     Answering,
+    Asking,
     Dripping,
     Dropping,
     Hanging,
@@ -167,7 +168,7 @@ def test_a_watch_whose_time_is_over_is_resumed(any_cluster: AnyCluster, tmp_path
 def test_a_version_that_the_server_has_forgotten(any_cluster: AnyCluster, watched: Watched) -> None:
     any_cluster.create_pod("a")
     watched.comes_to("a")
-    watched.pods._version = "1"
+    watched.proxy.misbehave(Asking({"resourceVersion": "1"}), when=lambda request: request.is_watch)
     watched.proxy.cut_streams()
     any_cluster.create_pod("b")
     watched.comes_to("a", "b")

@@ -142,8 +142,10 @@ def test_a_name_that_comes_ends_the_wait() -> None:
 
 
 def test_few_are_remembered() -> None:
-    names = NameWait()
+    names, first = NameWait(), a_container()
+    assert not names.is_over(first, None, 0.0)
     for number in range(10_000):
-        container = replace(a_container(), cgroup_inode=number)
+        container = replace(first, cgroup_inode=first.cgroup_inode + 1 + number)
         assert not names.is_over(container, None, 0.0)
-    assert len(names._since_s) <= 4096
+    assert not names.is_over(first, None, MAX_WAIT_S), "it is forgotten, and waits again"
+    assert names.is_over(container, None, MAX_WAIT_S)

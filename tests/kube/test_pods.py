@@ -453,13 +453,13 @@ def test_agents_that_were_all_cut_off_come_back_one_by_one(error: ApiError | Non
     for seed in range(1000):
         clock_s = [-100.0]
         paused = delays(clock_s, seed)
-        paused.opened(400.0)
+        paused.start_watch(400.0)
         clock_s[0] = 0.0
         waits.append(paused.next_s(error))
     by_second = [sum(n <= wait < n + 1 for wait in waits) for n in range(10)]
     assert sum(by_second) == len(waits)
     assert max(by_second[1:]) < 150
-    paused.opened(300.0)
+    paused.start_watch(300.0)
     clock_s[0] = 299.0  # its time is over
     assert paused.next_s(None) == 0
 

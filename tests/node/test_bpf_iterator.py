@@ -11,16 +11,16 @@ from shutil import copytree
 
 import pytest
 
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.node import bpf_iterator
 from minerwatch.node.bpf_iterator import (
     BPF_FOLDER,
     OUTSIDE_HOST_PIDS,
-    BpfUnavailableError,
     locked_memory_refusal,
 )
 from minerwatch.node.kernel_entries import EntrySampler
 from minerwatch.node.socket_iterator import SocketIterator
-from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
+from minerwatch.node.task_iterator import TaskIterator
 from tests.conftest import needs_root
 
 NO_CAPABILITIES = (
@@ -69,7 +69,7 @@ def test_a_kernel_without_the_helper(
     assert path.read_bytes().count(call) == 1
     path.write_bytes(path.read_bytes().replace(call, unknown))
     monkeypatch.setattr(bpf_iterator, "BPF_FOLDER", bpf)
-    with pytest.raises(BpfUnavailableError, match=rf"{since}|PERFMON|libbpf|BTF") as error:
+    with pytest.raises(SourceUnavailableError, match=rf"{since}|PERFMON|libbpf|BTF") as error:
         reader()
     assert "\n" not in str(error.value)
 
@@ -88,7 +88,7 @@ def test_where_it_cannot_be_opened_it_says_why(
 ) -> None:
     try:
         reader().close()
-    except (BpfUnavailableError, TasksUnavailableError) as error:
+    except SourceUnavailableError as error:
         pytest.skip(f"run it as root of a host: {error}")
     drop = "" if wrapper else "os.setresuid(65534, 65534, 65534)"
     source = (

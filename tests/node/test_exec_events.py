@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from minerwatch.node.exec_events import ExecEvents, ExecsUnavailableError, exec_pid
+from minerwatch.errors import SourceUnavailableError
+from minerwatch.node.exec_events import ExecEvents, exec_pid
 from tests.conftest import Programs
 from tests.waiting import PATIENCE_S
 
@@ -21,7 +22,7 @@ from tests.waiting import PATIENCE_S
 def events() -> Iterator[ExecEvents]:
     try:
         subscribed = ExecEvents()
-    except ExecsUnavailableError as error:
+    except SourceUnavailableError as error:
         pytest.skip(f"run it as root of a host: {error}")
     yield subscribed
     subscribed.close()
@@ -115,7 +116,7 @@ def test_from_inside_a_namespace_it_says_what_to_set(namespace: list[str], reaso
     script = (
         "from minerwatch.node.exec_events import *\n"
         "try: ExecEvents(max_wait_s=2.0); print('subscribed')\n"
-        "except ExecsUnavailableError as error: print(error)"
+        "except SourceUnavailableError as error: print(error)"
     )
     done = subprocess.run(
         ["unshare", *namespace, sys.executable, "-c", script],
@@ -133,7 +134,7 @@ def test_it_says_so_on_a_node_that_never_falls_silent(programs: Programs) -> Non
     script = (
         "from minerwatch.node.exec_events import *\n"
         "try: ExecEvents(max_wait_s=1.0); print('subscribed')\n"
-        "except ExecsUnavailableError as error: print(error)"
+        "except SourceUnavailableError as error: print(error)"
     )
     done = subprocess.run(
         ["unshare", "--pid", "--fork", sys.executable, "-c", script],
@@ -149,6 +150,6 @@ def test_closing_gives_the_socket_back() -> None:
     before = len(os.listdir("/proc/self/fd"))
     try:
         ExecEvents().close()
-    except ExecsUnavailableError as error:
+    except SourceUnavailableError as error:
         pytest.skip(f"run it as root of a host: {error}")
     assert len(os.listdir("/proc/self/fd")) == before

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.node import executed_code
 from minerwatch.node.capabilities import effective_capabilities
 from minerwatch.node.executed_code import (
     CodeSampler,
-    SamplerUnavailableError,
     online_cpus,
     samples_in,
 )
@@ -152,7 +152,7 @@ def test_a_refusal_is_one_line(number: int, reason: str, monkeypatch: pytest.Mon
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(executed_code, "perf_event_open", refuse)
-    with pytest.raises(SamplerUnavailableError, match=reason) as error:
+    with pytest.raises(SourceUnavailableError, match=reason) as error:
         CodeSampler()
     assert "\n" not in str(error.value)
 
@@ -179,7 +179,7 @@ def test_why_it_is_refused_though_the_capability_is_there(
     (tmp_path / "paranoid").write_text(paranoid)
     monkeypatch.setattr(executed_code, "perf_event_open", refuse)
     monkeypatch.setattr(executed_code, "PARANOID", tmp_path / "paranoid")
-    with pytest.raises(SamplerUnavailableError, match=reason):
+    with pytest.raises(SourceUnavailableError, match=reason):
         CodeSampler()
 
 
@@ -273,7 +273,7 @@ ONLINE = Path("/sys/devices/system/cpu/cpu1/online")
 def test_a_real_cpu_that_goes_and_comes_back() -> None:
     try:
         opened = CodeSampler(199.0)
-    except SamplerUnavailableError as error:
+    except SourceUnavailableError as error:
         pytest.skip(f"run it as root of a host: {error}")
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as loop:
         try:

@@ -14,10 +14,11 @@ from tests.conftest import needs_root
 from tests.waiting import until
 
 TRY = """
-from minerwatch.node.first_words import PacketsUnavailableError, open_host_packets
+from minerwatch.errors import SourceUnavailableError
+from minerwatch.node.first_words import open_host_packets
 try:
     open_host_packets()
-except PacketsUnavailableError as error:
+except SourceUnavailableError as error:
     print(error)
 """
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import CodeSample
 from minerwatch.node import kernel_entries
-from minerwatch.node.bpf_iterator import BpfUnavailableError
 from minerwatch.node.kernel_entries import RECORD, EntrySampler
 from tests.conftest import Programs
 from tests.waiting import cpu_s, until
@@ -40,7 +40,7 @@ ENDLESS = {
 def sampler() -> Iterator[EntrySampler]:
     try:
         opened = EntrySampler()
-    except BpfUnavailableError as error:
+    except SourceUnavailableError as error:
         pytest.skip(f"run it as root of a host: {error}")
     yield opened
     opened.close()

@@ -67,7 +67,7 @@ def sockets(source: Source) -> Iterator[PodSockets]:
 def looked(sockets: PodSockets, how: Watched, *at_s: float) -> None:
     sockets.watch({1: how})
     for each in at_s:
-        sockets.look(each)
+        sockets.read_watched(each)
 
 
 @pytest.mark.parametrize("count", [3, 2000])
@@ -141,7 +141,7 @@ def test_closed_connections_are_read_of_one_namespace_at_a_look() -> None:
     sockets = PodSockets(Source(), closed=closed)
     sockets.watch({n: Watched((n,), has_failures=True, closes_at_once=True) for n in range(5)})
     for number in range(5):
-        sockets.look(1.0 + number / 10)
+        sockets.read_watched(1.0 + number / 10)
     assert sorted(closed.asked) == [*range(5)]
 
 
@@ -248,8 +248,8 @@ def test_a_server_may_open_short_connections_to_its_database_but_no_logins(
 def test_where_logins_begin_the_next_look_comes_soon(source: Source, sockets: PodSockets) -> None:
     looked(sockets, CALM, 0.0)
     source.sockets = NamespaceSockets([(n, v4(203, 0, 113, 7), 22) for n in range(9)])
-    assert sockets.look(1.0) <= 1.5
-    assert sockets.look(2.0) >= 10
+    assert sockets.read_watched(1.0) <= 1.5
+    assert sockets.read_watched(2.0) >= 10
 
 
 def test_only_where_connects_fail_is_it_looked_at_often(

@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.model import ProcessId
-from minerwatch.node.question_queue import MAX_OPEN_PER_OWNER as MOST
+from minerwatch.node.question_queue import MAX_PENDING_PER_OWNER as MOST
 from minerwatch.node.question_queue import Question, Questions
 
 
 def taken(questions: Questions) -> list[Question]:
     found = []
-    while (question := questions.take(0.0)) is not None:
+    while (question := questions.pop(0.0)) is not None:
         found.append(question)
     return found
 
@@ -63,12 +63,12 @@ def test_no_owner_has_too_many_open_and_nothing_accepted_is_lost(
 def test_whoever_waits_is_woken() -> None:
     questions = Questions()
     found: list[Question | None] = []
-    thread = threading.Thread(target=lambda: found.append(questions.take()))
+    thread = threading.Thread(target=lambda: found.append(questions.pop()))
     thread.start()
     questions.wake()
     thread.join(60)
     assert found == [None]
-    thread = threading.Thread(target=lambda: found.append(questions.take()))
+    thread = threading.Thread(target=lambda: found.append(questions.pop()))
     thread.start()
     questions.put(ProcessId(1, 1), "a")
     thread.join(60)

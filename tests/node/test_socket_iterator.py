@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from benchmarks import traffic
 from benchmarks.networks import namespace_of
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import OpenSockets
 from minerwatch.node import socket_iterator
-from minerwatch.node.bpf_iterator import BpfUnavailableError
 from minerwatch.node.socket_iterator import RECORD, NamespaceSockets, SocketIterator, SocketTable
 from tests.conftest import Programs, needs_root
 from tests.networks import two_networks
@@ -31,7 +31,7 @@ ESTABLISHED, SYN_SENT, CLOSE, LISTEN = 1, 2, 7, 10
 def iterator() -> Iterator[SocketIterator]:
     try:
         found = SocketIterator()
-    except BpfUnavailableError as error:
+    except SourceUnavailableError as error:
         pytest.skip(f"{error}: run it as root (it reads the kernel's sockets)")
     yield found
     found.close()

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import ProcessId, ProcessStat
 from minerwatch.node.bpf_iterator import BPF_FOLDER, load_libbpf
 from minerwatch.node.fp_rounding import RoundingSamples
@@ -23,7 +24,6 @@ from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import (
     RECORD,
     TaskIterator,
-    TasksUnavailableError,
     TaskTable,
 )
 from tests.conftest import Programs, environment_of_this_python
@@ -37,7 +37,7 @@ TARGET = Path(__file__).parent.parent / "targets" / "randomx_hashing.py"
 def iterator() -> Iterator[TaskIterator]:
     try:
         found = TaskIterator()
-    except TasksUnavailableError as error:
+    except SourceUnavailableError as error:
         pytest.skip(f"run it as root of a host: {error}")
     yield found
     found.close()
@@ -208,7 +208,7 @@ def test_a_pid_that_is_used_again_is_not_the_old_process(iterator: TaskIterator)
 def test_it_can_be_closed_and_opened_again() -> None:
     try:
         first = TaskIterator()
-    except TasksUnavailableError as error:
+    except SourceUnavailableError as error:
         pytest.skip(f"run it as root of a host: {error}")
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import Connection, Facts, OpenSockets, ProcessId
-from minerwatch.node.bpf_iterator import BpfUnavailableError
 from minerwatch.node.cluster_networks import ClusterNetworks
 from minerwatch.node.socket_iterator import SocketIterator
 from minerwatch.node.tcp_connections import ConnectionReader
@@ -20,7 +20,7 @@ from tests.waiting import until
 
 
 def has_looked(probe: Connections, at_s: float) -> bool:
-    probe.look([me()], at_s, always)
+    probe.examine([me()], at_s, always)
     return bool(probe.facts(me()))
 
 
@@ -47,8 +47,8 @@ def longest(probe: Connections) -> object:
 
 def test_what_is_no_longer_suspect_is_forgotten() -> None:
     probe = Connections(ConnectionReader())
-    probe.look([me()], 100.0, always)
-    probe.look([], 110.0, always)
+    probe.examine([me()], 100.0, always)
+    probe.examine([], 110.0, always)
     assert probe.facts(me()) == {}
     assert probe.connections(me()) == ()
     probe.close()
@@ -63,9 +63,9 @@ def test_nobody_is_looked_at_when_the_time_is_up() -> None:
             return super().ask(process, owner)
 
     probe = Connections(Recorded())
-    probe.look([me()], 100.0, lambda: False)
+    probe.examine([me()], 100.0, lambda: False)
     assert not asked
-    probe.look([me()], 100.0, always)
+    probe.examine([me()], 100.0, always)
     assert asked == [me()]
     probe.close()
 
@@ -109,7 +109,7 @@ def test_a_server_without_connections_accepts_them() -> None:
 def test_a_session_with_a_pool_is_quiet_and_leads_outside() -> None:
     try:
         sockets = SocketIterator()
-    except BpfUnavailableError as error:
+    except SourceUnavailableError as error:
         pytest.skip(f"{error}: run it as root (it reads the kernel's sockets)")
     probe = Connections(ConnectionReader(reader=sockets, rest_per_work=0))
     with (
@@ -121,7 +121,7 @@ def test_a_session_with_a_pool_is_quiet_and_leads_outside() -> None:
         def lasts() -> bool:
             nonlocal at_s
             at_s += 60.0  # of a real half second
-            probe.look([process_of(client.pid)], at_s, always)
+            probe.examine([process_of(client.pid)], at_s, always)
             age_s = probe.facts(process_of(client.pid)).get("SessionAge", 0.0)
             return isinstance(age_s, float) and age_s >= 300.0
 

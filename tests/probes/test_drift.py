@@ -43,20 +43,20 @@ def begun() -> tuple[_Reader, Drift]:
 )
 def test_it_is_asked_once_of_each_program(answer: bool | None, facts: dict[str, bool]) -> None:
     reader, probe = begun()
-    probe.look([SUSPECT], 0.0, always)
+    probe.examine([SUSPECT], 0.0, always)
     reader.told = {SUSPECT: LayerAnswer(is_in_image=answer)}
     for at_s in range(10, 10_000, 10):
-        probe.look([SUSPECT], float(at_s), always)
+        probe.examine([SUSPECT], float(at_s), always)
     assert reader.asked == [(SUSPECT, "pod 7")]
     assert probe.facts(SUSPECT) == facts
-    probe.look([], 10_000.0, always)  # another program, or no suspect any more
+    probe.examine([], 10_000.0, always)  # another program, or no suspect any more
     assert probe.facts(SUSPECT) == {}
-    probe.look([SUSPECT], 10_010.0, always)
+    probe.examine([SUSPECT], 10_010.0, always)
     assert len(reader.asked) == 2
 
 
 def test_what_is_not_answered_is_asked_again_after_a_minute() -> None:
     reader, probe = begun()
     for at_s in range(0, 130, 10):
-        probe.look([SUSPECT], float(at_s), always)
+        probe.examine([SUSPECT], float(at_s), always)
     assert len(reader.asked) == 3

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import CodeSample, CodeSamples, ContainerKey, Facts, ProcessId
-from minerwatch.node.bpf_iterator import BpfUnavailableError
-from minerwatch.node.executed_code import CodeSampler, SamplerUnavailableError
+from minerwatch.node.executed_code import CodeSampler
 from minerwatch.node.guarded_child import GuardedProgram
 from minerwatch.node.kernel_entries import EntrySampler
 from minerwatch.node.proc_files import ProcessFiles
@@ -367,7 +367,7 @@ def test_a_container_is_found_by_the_cgroup_in_samples_of_forks_that_are_gone() 
     assert UNIFIED is not None
     try:
         sampler = CodeSampler(199.0)
-    except SamplerUnavailableError as error:
+    except SourceUnavailableError as error:
         pytest.skip(f"run it as root of a host: {error}")
     if "perf_event" in Path("/proc/self/cgroup").read_text():
         pytest.skip("samples have ids of perf_event's v1 hierarchy: run it without one")
@@ -414,7 +414,7 @@ def test_both_sources_of_samples_tell_a_hash_loop(
 ) -> None:
     try:
         sampler = source()
-    except (SamplerUnavailableError, BpfUnavailableError) as error:
+    except SourceUnavailableError as error:
         pytest.skip(f"run it as root of a host: {error}")
     with subprocess.Popen([sys.executable, "-c", MIXES], stdout=subprocess.PIPE) as loop:
         assert loop.stdout is not None

@@ -26,8 +26,9 @@ from benchmarks.bridge import (
     in_namespace,
 )
 from benchmarks.networks import NoNetworksError
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import Facts, ProcessId
-from minerwatch.node.bpf_iterator import BpfIterator, BpfUnavailableError
+from minerwatch.node.bpf_iterator import BpfIterator
 from minerwatch.node.first_words import Packet, PacketReader
 from minerwatch.node.network_links import NetworkLinks
 from minerwatch.node.socket_iterator import RECORD, ConnectionStart, Holder, SocketIterator
@@ -91,7 +92,7 @@ class Talk:
     def __init__(self, host: str) -> None:
         try:
             self.sockets = SocketIterator()
-        except BpfUnavailableError as error:
+        except SourceUnavailableError as error:
             pytest.skip(f"{error}: run it as root (it reads the kernel's sockets)")
         self.packets = in_namespace(host, Seen)
         links = in_namespace(host, NetworkLinks)
@@ -102,7 +103,7 @@ class Talk:
         """The facts about a process, once there are any."""
 
         def known() -> Facts:
-            self.probe.look(time.monotonic())
+            self.probe.read_packets(time.monotonic())
             found = [each for each in self.probe.processes() if each.pid == pid]
             return self.probe.facts(found[0]) if found else {}
 
@@ -130,7 +131,7 @@ def test_a_login_is_that_of_its_process_and_counts_once(
         assert talk.facts(client.pid) == {"PoolWords": ("login",)}
         assert len(talk.probe.processes()) == 1
         for _ in range(5):  # copies after NAT, which come later
-            talk.probe.look(time.monotonic() + 10)
+            talk.probe.read_packets(time.monotonic() + 10)
         assert (talk.count("unplaced"), talk.count("crowded"), talk.count("left")) == (0, 0, 0)
 
 
@@ -151,7 +152,7 @@ def test_innocents_do_not_reach_the_agent_or_say_nothing(node: Bridge, talk: Tal
             later = SUBSCRIBE if name == "in the middle" else b"{}"
             before = len(talk.packets.seen)
             stack.enter_context(node.saying(1, words, later))
-            talk.probe.look(1.0)
+            talk.probe.read_packets(1.0)
             if len(talk.packets.seen) > before:
                 reached.add(name)
         assert reached == {
@@ -169,11 +170,11 @@ def test_words_are_forgotten_some_time_after_the_connection_was_closed(
     with node.saying(0, SUBSCRIBE) as client:
         talk.facts(client.pid)
         now_s = time.monotonic()
-        talk.probe.look(now_s + 3600)
+        talk.probe.read_packets(now_s + 3600)
         assert talk.probe.processes()
-    talk.probe.look(now_s + 3700)
+    talk.probe.read_packets(now_s + 3700)
     assert talk.probe.processes()
-    talk.probe.look(now_s + 3600 + 700)
+    talk.probe.read_packets(now_s + 3600 + 700)
     assert not talk.probe.processes()
 
 
@@ -216,7 +217,7 @@ def test_a_login_through_a_vlan(vlans: Bridge, host: str) -> None:
         assert talk.facts(client.pid) == {"PoolWords": ("login",)}
         assert len(talk.probe.processes()) == 1
         for _ in range(5):  # copies of the device below
-            talk.probe.look(time.monotonic() + 10)
+            talk.probe.read_packets(time.monotonic() + 10)
         assert (talk.count("unplaced"), talk.count("crowded"), talk.count("left")) == (0, 0, 0)
     talk.probe.close()
 
@@ -236,7 +237,7 @@ def test_no_pod_speaks_for_the_host(node: Bridge, talk: Talk) -> None:
         times = count(time.monotonic(), 2)
 
         def is_decided() -> bool:
-            talk.probe.look(next(times))
+            talk.probe.read_packets(next(times))
             return bool(talk.probe.processes()) or talk.count("unplaced") > 0
 
         until(is_decided)
@@ -271,7 +272,7 @@ def test_a_forged_packet_accuses_no_process(
             )
 
             def is_decided() -> bool:
-                talk.probe.look(next(times))
+                talk.probe.read_packets(next(times))
                 return bool(talk.probe.processes()) or talk.count("unplaced") > counted
 
             until(is_decided)
@@ -388,9 +389,9 @@ def counts(probe: FirstWordsProbe) -> dict[str, int]:
 def test_copies_of_one_packet_count_once(probe: FirstWordsProbe, made: Made) -> None:
     made.open = {start(5): [Holder(7, 70, 1)]}
     made.waiting = [said(5), said(5, interface="br0"), said(5, interface="uplink")]
-    probe.look(1.0)
+    probe.read_packets(1.0)
     made.waiting = [said(5, interface="uplink")]
-    probe.look(2.0)
+    probe.read_packets(2.0)
     assert [*probe.processes()] == [ProcessId(7, 0)]
     assert made.asked == 1
     assert counts(probe) == {"left": 0, "crowded": 0, "unplaced": 0}
@@ -401,7 +402,7 @@ def test_a_connection_without_a_process_is_tried_three_times(
 ) -> None:
     made.waiting = [said(5)]
     for at_s in (1.0, 1.5, 2.1, 3.2, 4.3, 5.4):
-        probe.look(at_s)
+        probe.read_packets(at_s)
     assert made.asked == 3
     assert counts(probe)["unplaced"] == 1
 
@@ -409,10 +410,10 @@ def test_a_connection_without_a_process_is_tried_three_times(
 def test_names_that_no_rule_asks_for_are_dropped(probe: FirstWordsProbe, made: Made) -> None:
     made.open = {start(n): [Holder(n, n, 1)] for n in range(10)}
     made.waiting = [said(1, hello("example.org")), said(2, hello("cloudflare-ech.com"))]
-    probe.look(1.0)
+    probe.read_packets(1.0)
     assert made.asked == 0
     made.waiting = [said(3, hello(POOL))]
-    probe.look(2.0)
+    probe.read_packets(2.0)
     assert [each.pid for each in probe.processes()] == [3]
 
 
@@ -420,7 +421,7 @@ def test_each_interface_has_its_number_a_second(probe: FirstWordsProbe, made: Ma
     made.open = {start(9999): [Holder(7, 70, 1)]}
     made.waiting = [said(number) for number in range(250)]
     made.waiting += [said(9999, interface="veth1")]
-    probe.look(1.0)
+    probe.read_packets(1.0)
     assert counts(probe)["crowded"] > 0
     assert [each.pid for each in probe.processes()] == [7]
 
@@ -430,7 +431,7 @@ def test_one_pod_with_many_processes_displaces_no_other(probe: FirstWordsProbe, 
     made.open |= {start(n): [Holder(n, n, 2)] for n in range(2, 399)}
     for number in range(1, 399):
         made.waiting = [said(number)]
-        probe.look(float(number))
+        probe.read_packets(float(number))
     kept = {each.pid for each in probe.processes()}
     assert 399 in kept
     assert len(kept) == 257
@@ -443,7 +444,7 @@ def test_a_process_that_logs_in_again_and_again_keeps_the_last_ones(
         made.open = {start(number): [Holder(7, number, 1)]}
         payload = SUBSCRIBE if number == 0 else LOGIN
         made.waiting = [said(number, payload)]
-        probe.look(float(number))
+        probe.read_packets(float(number))
     assert probe.facts(ProcessId(7, 0)) == {"PoolWords": ("login",)}
 
 
@@ -451,7 +452,7 @@ def test_a_process_that_is_gone_is_not_named(probe: FirstWordsProbe, made: Made)
     made.open = {start(5): [Holder(4000, 70, 1)]}
     made.waiting = [said(5)]
     for at_s in (1.0, 3.0, 5.0):
-        probe.look(at_s)
+        probe.read_packets(at_s)
     assert not probe.processes()
     assert counts(probe)["unplaced"] == 1
 
@@ -465,7 +466,7 @@ def test_a_pod_is_heard_by_its_own_interface_only(
     made.open = {start(5): [Holder(7, 70, namespace)]}
     made.waiting = [said(5, interface=interface), said(5, interface="br0")]
     for at_s in (1.0, 3.0, 5.0):
-        probe.look(at_s)
+        probe.read_packets(at_s)
     assert bool(probe.processes()) is is_placed
 
 
@@ -475,7 +476,7 @@ def test_a_process_that_left_the_network_of_its_connection_is_heard(
     made.other_ends = {"veth0": 3}
     made.open = {start(5): [Holder(7, 70, 99)]}
     made.waiting = [said(5, interface="veth9")]
-    probe.look(1.0)
+    probe.read_packets(1.0)
     assert probe.processes()
 
 
@@ -486,13 +487,13 @@ def test_the_host_is_heard_by_what_it_sends(
     made.namespace = 99
     made.open = {start(5): [Holder(7, 70, 99)]}
     made.waiting = [said(5)._replace(is_outgoing=is_outgoing)]
-    probe.look(1.0)
+    probe.read_packets(1.0)
     assert bool(probe.processes()) is is_outgoing
 
 
 def test_what_the_kernel_left_out_is_counted(probe: FirstWordsProbe, made: Made) -> None:
     made.lost = 12
-    probe.look(1.0)
+    probe.read_packets(1.0)
     assert counts(probe)["left"] == 12
     assert probe.left_out == 12
 

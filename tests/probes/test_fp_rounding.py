@@ -40,42 +40,42 @@ def sampled_until_it_rests(probe: Rounding, at_s: float = 0.0) -> float:
 def test_a_suspect_is_sampled_until_enough_is_known_and_then_rests() -> None:
     source = _Words(NEAREST)
     probe = Rounding(source)
-    probe.look([me()], 0.0, always)
+    probe.examine([me()], 0.0, always)
     at_s = sampled_until_it_rests(probe)
     assert at_s == 49.0  # the first time says only how often each thread has been switched out
     assert probe.facts(me()) == {
         "RoundingShare": 0.0, "RoundingModes": 1, "FlushToZeroShare": 0.0
     }  # fmt: skip
-    probe.look([me()], at_s + 299.0, always)
+    probe.examine([me()], at_s + 299.0, always)
     assert not probe.wants_samples
-    probe.look([me()], at_s + 301.0, always)
+    probe.examine([me()], at_s + 301.0, always)
     assert probe.wants_samples
     assert probe.facts(me())["RoundingModes"] == 1
 
 
 def test_a_suspect_that_has_not_earned_it_is_not_sampled_again() -> None:
     probe = Rounding(_Words(NEAREST))
-    probe.look([me()], 0.0, always, set())
+    probe.examine([me()], 0.0, always, set())
     assert probe.wants_samples  # it is new
     at_s = sampled_until_it_rests(probe)
-    probe.look([me()], at_s + 301.0, always, set())
+    probe.examine([me()], at_s + 301.0, always, set())
     assert not probe.wants_samples
-    probe.look([me()], at_s + 311.0, always, {me()})
+    probe.examine([me()], at_s + 311.0, always, {me()})
     assert probe.wants_samples
 
 
 def test_who_rounds_oddly_is_sampled_again_soon() -> None:
     probe = Rounding(_Words(ROUNDS_IN_TURN))
-    probe.look([me()], 0.0, always)
+    probe.examine([me()], 0.0, always)
     at_s = sampled_until_it_rests(probe)
     assert probe.facts(me())["RoundingModes"] == 4
-    probe.look([me()], at_s + 61.0, always)
+    probe.examine([me()], at_s + 61.0, always)
     assert probe.wants_samples
 
 
 def test_who_does_not_run_is_not_sampled_for_ever() -> None:
     probe = Rounding(_NoWords(()))
-    probe.look([me()], 0.0, always)
+    probe.examine([me()], 0.0, always)
     probe.sample(30.0)
     assert probe.wants_samples
     probe.sample(61.0)
@@ -86,8 +86,8 @@ def test_who_does_not_run_is_not_sampled_for_ever() -> None:
 def test_who_is_no_suspect_any_more_is_not_sampled() -> None:
     source = _Words(NEAREST)
     probe = Rounding(source)
-    probe.look([me()], 0.0, always)
-    probe.look([], 1.0, always)
+    probe.examine([me()], 0.0, always)
+    probe.examine([], 1.0, always)
     assert not probe.wants_samples
     assert not probe.sampled
 
@@ -119,7 +119,7 @@ def test_threads_that_come_and_go_take_no_memory_without_end() -> None:
     decoys = [ProcessId(1000 + number, 1) for number in range(100)]
     neighbour = ProcessId(2000, 1)
     probe = Rounding(_NewThreads(of_each=50), owner_of=owner_of)
-    probe.look([*decoys, neighbour], 0.0, always)
+    probe.examine([*decoys, neighbour], 0.0, always)
     for at_s in range(1, 40):
         probe.sample(float(at_s))
         assert probe.threads_by_owner().total() <= 20_000

@@ -13,10 +13,10 @@ from tests.waiting import until
 def test_mappings_come_when_they_come() -> None:
     probe = MemoryMappings(MappingReader(), no_owner)
     at_s = 100.0
-    probe.look([me()], at_s, always)
+    probe.examine([me()], at_s, always)
 
     def has_come() -> bool:
-        probe.look([me()], at_s, always)
+        probe.examine([me()], at_s, always)
         return bool(probe.facts(me()))
 
     until(has_come)
@@ -41,6 +41,6 @@ def test_what_was_refused_is_asked_again_at_the_next_look() -> None:
     reader = _Refusing()
     probe = MemoryMappings(reader, lambda process: f"pod {process.pid}")
     for at_s in (100.0, 110.0, 120.0, 169.0, 170.0):
-        probe.look([me()], at_s, always)
+        probe.examine([me()], at_s, always)
     assert reader.asked == [(me(), f"pod {me().pid}")] * 3
     probe.close()

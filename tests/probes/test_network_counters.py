@@ -321,7 +321,7 @@ def test_closed_connections_are_read_where_connects_bring_nothing_and_succeed(
     sockets = PodSockets(Source(), closed=closed)
     pods = PodNetworks(counters, sockets)
     ticked(pods, lambda: counters.connect(300, refused=refused), user())
-    sockets.look(1.0)
+    sockets.read_watched(1.0)
     assert closed.asked == asked
     assert ("too_many", 3) in pods.failures()
 

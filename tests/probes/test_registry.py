@@ -10,9 +10,10 @@ import pytest
 from benchmarks.orphan import Orphan
 from minerwatch.config.schema import Config
 from minerwatch.config.schema import Probes as Settings
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import ProcessId
 from minerwatch.node.memory_maps import MappingReader, Mappings
-from minerwatch.node.task_iterator import TaskIterator, TasksUnavailableError
+from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.probes.base import Probe, no_owner
 from minerwatch.probes.memory_maps import MemoryMappings
 from minerwatch.probes.registry import Probes
@@ -46,7 +47,7 @@ class _Looker(Probe):
         self.looks_early = looks_early
         self.seen: list[list[ProcessId]] = []
 
-    def _examine(self, suspects: Sequence[ProcessId], *_: object) -> None:
+    def _examine_due(self, suspects: Sequence[ProcessId], *_: object) -> None:
         self.seen.append(list(suspects))
 
     def close(self) -> None:
@@ -56,13 +57,13 @@ class _Looker(Probe):
 class _Broken(_Looker):
     name = "broken"
 
-    def _examine(self, *_: object) -> None:
+    def _examine_due(self, *_: object) -> None:
         raise ZeroDivisionError
 
 
 def test_a_probe_fails_alone_and_is_counted() -> None:
     probes = Probes(Config(), more=[_Broken()])
-    took_s = probes.look([suspect(me())], 100.0)
+    took_s = probes.examine([suspect(me())], 100.0)
     assert ("broken", "ZeroDivisionError", 1) in list(probes.failures())
     assert took_s.keys() >= {"broken"}
     probes.close()
@@ -72,7 +73,7 @@ def test_a_probe_fails_alone_and_is_counted() -> None:
 def test_a_suspect_that_is_gone_or_another_has_no_facts(pid: int) -> None:
     probes = Probes(Config())
     gone = ProcessId(pid, 1)
-    probes.look([suspect(gone)], 100.0)
+    probes.examine([suspect(gone)], 100.0)
     assert "JitMiB" not in probes.facts(gone)
     probes.close()
 
@@ -80,8 +81,8 @@ def test_a_suspect_that_is_gone_or_another_has_no_facts(pid: int) -> None:
 def test_costly_probes_wait_until_a_suspect_has_settled() -> None:
     early, late = _Looker(looks_early=True), _Looker(looks_early=False)
     probes = Probes(NO_PROBES, more=[early, late])
-    probes.look([suspect(me(), is_settled=False)], 100.0)
-    probes.look([suspect(me())], 110.0)
+    probes.examine([suspect(me(), is_settled=False)], 100.0)
+    probes.examine([suspect(me())], 110.0)
     assert early.seen == [[me()], [me()]]
     assert late.seen == [[], [me()]]
 
@@ -90,7 +91,7 @@ def test_what_was_known_of_a_program_is_not_said_of_the_next_one() -> None:
     looker = _Looker(looks_early=False)
     probes = Probes(NO_PROBES, more=[looker])
     for at_s, program in enumerate(((1, 2, 3), (1, 2, 3), (4, 5, 6), (4, 5, 6))):
-        probes.look([suspect(me(), program)], float(at_s))
+        probes.examine([suspect(me(), program)], float(at_s))
     assert looker.seen == [[me()], [me()], [], [me()]]
 
 
@@ -98,7 +99,7 @@ def test_a_suspect_is_read_again_when_it_has_earned_that() -> None:
     reader = Answering()
     probes = Probes(NO_PROBES, more=[MemoryMappings(reader, no_owner)])
     for at_s, is_due in ((0.0, True), (10.0, False), (100.0, False), (200.0, True), (210.0, True)):
-        probes.look([suspect(me(), is_due=is_due)], at_s)
+        probes.examine([suspect(me(), is_due=is_due)], at_s)
     assert reader.asked == 2
     assert probes.facts(me())["JitMiB"] == 1.0
     probes.close()
@@ -131,7 +132,7 @@ def test_rounding_needs_the_task_iterator() -> None:
 def test_rounding_needs_a_kernel_whose_control_words_can_be_read() -> None:
     try:
         tasks = TaskIterator()
-    except TasksUnavailableError as error:
+    except SourceUnavailableError as error:
         pytest.skip(f"run it as root of a host: {error}")
     off = status_of(Probes(Config(), tasks=tasks))
     assert off["rounding"] == ""
@@ -180,7 +181,7 @@ def test_a_target_that_changes_all_the_time_does_no_harm(tmp_path: Path) -> None
     victim.write_bytes(Path("/bin/true").read_bytes())
     try:
         tasks = TaskIterator()
-    except TasksUnavailableError as error:
+    except SourceUnavailableError as error:
         pytest.skip(f"run it as root of a host: {error}")
     book = shipped.book()
     probes = Probes(Config(), content_rules=book.content, tasks=tasks)
@@ -193,13 +194,13 @@ def test_a_target_that_changes_all_the_time_does_no_harm(tmp_path: Path) -> None
             family = target.family()
             found.update(family)
             suspects = [suspect(each, (int(at_s) // 100, 0, 0)) for each in family]
-            probes.look([*suspects, suspect(me())], at_s)
+            probes.examine([*suspects, suspect(me())], at_s)
             probes.sample(at_s)
             sleep(0.01)
         assert target.said == "status 0\n"
     for _ in range(3):
         at_s += 60.0
-        probes.look([suspect(each) for each in found], at_s)
+        probes.examine([suspect(each) for each in found], at_s)
         probes.sample(at_s)
     own = {(probe, reason) for probe, reason, _ in probes.failures() if reason[0].isupper()}
     assert own == set()  # exceptions of ours, that is

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import ContainerKey
-from minerwatch.node.executed_code import CodeSampler, SamplerUnavailableError
+from minerwatch.node.executed_code import CodeSampler
 from minerwatch.node.proc_files import ProcessFiles
 from minerwatch.probes.code_schedule import Place
 from minerwatch.probes.executed_code import ExecutedCode
@@ -59,7 +60,7 @@ def test_programs_of_a_third_of_a_second_are_known_by_the_code_of_their_file(
     subprocess.run(["gcc", "-O2", SOURCE, "-o", tmp_path / "hashes"], check=True)
     try:
         sampler = CodeSampler(97.0)
-    except SamplerUnavailableError as error:
+    except SourceUnavailableError as error:
         pytest.skip(f"run it as root of a host: {error}")
     command = [sys.executable, "-c", CHILDREN, str(tmp_path / "hashes")]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as parent:

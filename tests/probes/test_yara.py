@@ -30,7 +30,7 @@ class _Reader:
 
     def asked_at(self, probe: Content, at_s: float) -> list[ProcessId]:
         self.asked.clear()
-        probe.look([MINER], at_s, always)
+        probe.examine([MINER], at_s, always)
         return [process for process, _ in self.asked]
 
 
@@ -41,7 +41,7 @@ def begun() -> tuple[_Reader, Content]:
 
 def test_each_is_asked_for_its_owner() -> None:
     reader, probe = begun()
-    probe.look([DECOY, MINER], 0.0, always)
+    probe.examine([DECOY, MINER], 0.0, always)
     assert reader.asked == [(DECOY, "pod 2"), (MINER, "pod 1")]
 
 
@@ -80,9 +80,9 @@ def test_what_was_scanned_is_scanned_again_ever_more_rarely() -> None:
 
 def test_others_are_forgotten() -> None:
     reader, probe = begun()
-    probe.look([MINER], 0.0, always)
+    probe.examine([MINER], 0.0, always)
     reader.told = {MINER: ("RandomX_Code",)}
-    probe.look([MINER], 10.0, always)
-    probe.look([], 20.0, always)
+    probe.examine([MINER], 10.0, always)
+    probe.examine([], 20.0, always)
     assert probe.facts(MINER) == {}
     assert reader.asked_at(probe, 30.0) == [MINER]

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from minerwatch.api.history import Incident, NodeHistory
 from minerwatch.api.journal import ActionLine, AgentLine, AnyLine, Usage, VerdictLine, encode
-from minerwatch.format import rfc3339
+from minerwatch.format import rfc3339, unix_s
 from minerwatch.report.incidents import MAX_GAPS, MAX_INCIDENTS, node_history
-from minerwatch.report.intervals import unix_s
 from tests.view.test_journal_history import SINCE_S, UNTIL_S, WEEK_S, usage, verdict
 
 HOUR_S = 3600.0

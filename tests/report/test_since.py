@@ -28,7 +28,7 @@ def restarted(
     path: Path, at_s: float = 1000.0, *verdicts: Verdict, boot_id: str = "b"
 ) -> SinceFile:
     """The next agent, a minute after one that saw ``verdicts``."""
-    SinceFile(path, boot_id, at_s - 10).note(verdicts or (verdict(),), at_s)
+    SinceFile(path, boot_id, at_s - 10).record(verdicts or (verdict(),), at_s)
     return SinceFile(path, "b", at_s + 60)
 
 
@@ -48,19 +48,19 @@ def test_a_higher_level_is_a_new_one(path: Path) -> None:
 
 def test_a_level_that_falls_after_it_has_returned_is_a_new_one(path: Path) -> None:
     since = restarted(path)
-    since.note([verdict(Level.CONFIRMED, 1061)], 1061)
+    since.record([verdict(Level.CONFIRMED, 1061)], 1061)
     assert since.since_s(verdict(Level.CONFIRMED, 1061)) == 100
-    since.note([verdict(Level.LIKELY, 1100)], 1100)
+    since.record([verdict(Level.LIKELY, 1100)], 1100)
     assert since.since_s(verdict(Level.LIKELY, 1100)) == 1100
 
 
 def test_proof_that_takes_minutes_is_waited_for_but_not_for_ever(path: Path) -> None:
     since = restarted(path)
-    since.note([verdict(Level.LIKELY, 1061)], 1061)
-    since.note([verdict(Level.CONFIRMED, 1700)], 1700)
+    since.record([verdict(Level.LIKELY, 1061)], 1061)
+    since.record([verdict(Level.CONFIRMED, 1700)], 1700)
     assert since.since_s(verdict(Level.CONFIRMED, 1700)) == 100
     late = restarted(path, 5000.0)
-    late.note([], 6500)
+    late.record([], 6500)
     assert late.since_s(verdict(Level.CONFIRMED, 6501)) == 6501
 
 
@@ -69,8 +69,8 @@ def test_it_outlives_several_restarts(path: Path) -> None:
         since = (
             restarted(path, 1000.0) if not number else SinceFile(path, "b", 1000.0 + 100 * number)
         )
-        since.note([], 1000.0 + 100 * number)  # nothing is found yet
-    since.note([verdict(Level.CONFIRMED, 1450)], 1450)
+        since.record([], 1000.0 + 100 * number)  # nothing is found yet
+    since.record([verdict(Level.CONFIRMED, 1450)], 1450)
     assert since.since_s(verdict(Level.CONFIRMED, 1450)) == 100
 
 
@@ -80,18 +80,18 @@ def test_another_boot_says_nothing(path: Path, boot_id: str) -> None:
 
 
 def test_what_was_not_watched_for_long_says_nothing(path: Path) -> None:
-    SinceFile(path, "b", 100.0).note([verdict()], 100.0)
+    SinceFile(path, "b", 100.0).record([verdict()], 100.0)
     assert SinceFile(path, "b", 101.0 + MAX_GAP_S).since_s(verdict(since_s=900)) == 900
     assert SinceFile(path, "b", 50.0).since_s(verdict(since_s=900)) == 900, "a clock that went back"
 
 
 def test_it_is_written_when_it_changes_and_now_and_then(path: Path) -> None:
     since = SinceFile(path, "b", 0.0)
-    since.note([verdict()], 200.0)
+    since.record([verdict()], 200.0)
     before = path.stat().st_ino
-    since.note([verdict()], 210.0)
+    since.record([verdict()], 210.0)
     assert path.stat().st_ino == before
-    since.note([verdict()], 270.0)
+    since.record([verdict()], 270.0)
     assert path.stat().st_ino != before
     assert path.stat().st_mode & 0o777 == 0o600
 
@@ -111,7 +111,7 @@ def test_a_file_that_is_no_use_is_passed_over(path: Path, tmp_path: Path) -> Non
 
 def test_a_folder_that_cannot_be_written_raises(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
-        SinceFile(tmp_path / "none" / "since.json", "b", 0.0).note([verdict()], 0.0)
+        SinceFile(tmp_path / "none" / "since.json", "b", 0.0).record([verdict()], 0.0)
 
 
 @given(st.binary(max_size=200))
@@ -125,7 +125,7 @@ def test_it_goes_with_its_folder_if_nothing_else_is_there(tmp_path: Path) -> Non
     since = SinceFile(path, "b", 100.0)
     since.forget()  # before it was written
     path.parent.mkdir(exist_ok=True)
-    since.note((verdict(),), 110.0)
+    since.record((verdict(),), 110.0)
     (path.parent / "theirs").touch()
     since.forget()
     assert [each.name for each in path.parent.iterdir()] == ["theirs"]

@@ -24,7 +24,7 @@ from textual.widgets import DataTable
 
 from minerwatch.api.types import ContainerStatus
 from minerwatch.cli.top_screen.copies import copy_of
-from minerwatch.cli.top_screen.dialogs import propose, take_out
+from minerwatch.cli.top_screen.dialogs import export_copy, propose
 from minerwatch.cli.top_screen.feed import Feed, in_thread, reason_of
 from minerwatch.cli.top_screen.filters import AsciiFilter, HarmlessFilter
 from minerwatch.cli.top_screen.proposal import Proposer
@@ -36,19 +36,19 @@ from minerwatch.untrusted_text.display import printable
 from minerwatch.view.screen import words
 from minerwatch.view.screen.containers import Group, Kind, Row, View
 from minerwatch.view.screen.history import key_of
-from minerwatch.view.screen.look import Look
 from minerwatch.view.screen.nodes import NodeRow
+from minerwatch.view.screen.poll import Poll
 from minerwatch.view.screen.presentation import Presentation, Presenter
 
 T = TypeVar("T")
 
 
-class _Looked(Message):
+class _Polled(Message):
     """The feed has something newer."""
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, poll: Poll) -> None:
         super().__init__()
-        self.look = look
+        self.poll = poll
 
 
 class TopApp(App[None]):
@@ -81,9 +81,9 @@ class TopApp(App[None]):
         self._has_unicode = terminal.has_unicode
         self._proposer = proposer
         self._folder = folder
-        self._look: Look | None = None  # that is shown
-        self._looks: list[Look] = []  # that are not yet in the history
-        self._newest: Look | None = None
+        self._poll: Poll | None = None  # that is shown
+        self._polls: list[Poll] = []  # that are not yet in the history
+        self._newest: Poll | None = None
         self._presenter = Presenter(watched.step_s)
         self._changed = asyncio.Event()
         self._working = 0
@@ -128,17 +128,17 @@ class TopApp(App[None]):
         """Return True if nothing is being computed in another thread."""
         return not self._working and not self._changed.is_set()
 
-    def _deliver(self, look: Look) -> None:
-        """Take a look from the feed's thread."""
+    def _deliver(self, poll: Poll) -> None:
+        """Receive a poll from the feed's thread."""
         with suppress(RuntimeError):  # the screen is closing
-            self.post_message(_Looked(look))
+            self.post_message(_Polled(poll))
 
-    @on(_Looked)
-    def _looked(self, message: _Looked) -> None:
-        self._newest = message.look
-        self._looks.append(message.look)
+    @on(_Polled)
+    def _polled(self, message: _Polled) -> None:
+        self._newest = message.poll
+        self._polls.append(message.poll)
         if not self._is_paused:
-            self._look = message.look
+            self._poll = message.poll
             self._changed.set()
 
     @work
@@ -146,9 +146,9 @@ class TopApp(App[None]):
         """Present what has changed, apart from this thread; changes meanwhile come next."""
         while await self._changed.wait():
             self._changed.clear()
-            if self._look is not None:
-                looks, self._looks = self._looks, []
-                work = partial(self._presenter.present, self._look, self.view, looks)
+            if self._poll is not None:
+                polls, self._polls = self._polls, []
+                work = partial(self._presenter.present, self._poll, self.view, polls)
                 shown = await self.done(work)
                 if shown is not None:
                     self.shown = shown
@@ -230,15 +230,15 @@ class TopApp(App[None]):
             self.see(closed=self.view.closed - key if is_open else self.view.closed | key)
 
     def action_pause(self) -> None:
-        """Hold still, or go on with the newest look."""
+        """Hold still, or go on with the newest poll."""
         self._is_paused = not self._is_paused
         self._feed.pause(is_paused=self._is_paused)
         if not self._is_paused:
-            self._look = self._newest
+            self._poll = self._newest
         self._changed.set()
 
     def action_hurry(self) -> None:
-        """Look again now."""
+        """Poll again now."""
         if self._is_paused:
             self.say("It is paused: space goes on.")
         else:
@@ -258,13 +258,13 @@ class TopApp(App[None]):
             self.exit()
 
     @on(DataTable.RowSelected)
-    def _open(self) -> None:
+    def _show_selected(self) -> None:
         """Show everything about the selected row."""
         row, shown = self.main.table.selected, self.shown
         if row is None or shown is None:
             return
         if isinstance(row, NodeRow):
-            self.push_screen(ReadingScreen(partial(words.node_sections, row, shown.look)))
+            self.push_screen(ReadingScreen(partial(words.node_sections, row, shown.poll)))
         elif isinstance(row, Row) and row.group is not None:
             self.action_fold(not row.group.is_open)
         else:
@@ -277,7 +277,7 @@ class TopApp(App[None]):
 
     @work
     async def _read_pages(self) -> None:
-        """Show on a page what the last look says, with all processes; one question at a time."""
+        """Show on a page what the last poll says, with all processes; one question at a time."""
         shown = self.shown
         if shown is None or self._is_reading_page:
             return
@@ -297,7 +297,7 @@ class TopApp(App[None]):
         self._working += 1
         try:
             return await in_thread(partial(self._watched.whole, status))
-        except Exception:  # noqa: BLE001 - the look has said it
+        except Exception:  # noqa: BLE001 - the poll has said it
             return status
         finally:
             self._working -= 1
@@ -327,7 +327,7 @@ class TopApp(App[None]):
             subjects = [self._presenter.subject(self.shown, each) for each in members]
             if not group:
                 subjects = [replace(subjects[0], status=await self._whole(status))]
-            await take_out(self, copy_of(subjects, group), self._folder or Path.cwd())
+            await export_copy(self, copy_of(subjects, group), self._folder or Path.cwd())
 
     @work
     async def action_act(self) -> None:

@@ -38,7 +38,7 @@ class Asking(Protocol):
         """Put text on the terminal's clipboard."""
 
 
-async def take_out(app: Asking, copy: Copy, folder: Path) -> None:
+async def export_copy(app: Asking, copy: Copy, folder: Path) -> None:
     """Ask in which form, then copy or save."""
     form = await app.push_screen_wait(ChoiceScreen("Copy", words.COPY_CHOICES))
     if form == "save":

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from minerwatch.cli.top_screen.sources import Watched
 from minerwatch.errors import MinerwatchError
-from minerwatch.view.screen.look import Look
+from minerwatch.view.screen.poll import Poll
 
 T = TypeVar("T")
 
@@ -49,52 +49,52 @@ def reason_of(error: Exception) -> str:
 
 
 class Feed:
-    """Delivers every look as it comes, until it is closed."""
+    """Delivers every poll as it comes, until it is closed."""
 
-    def __init__(self, watched: Watched, deliver: Callable[[Look], None]) -> None:
+    def __init__(self, watched: Watched, deliver: Callable[[Poll], None]) -> None:
         """``deliver`` is called from the feed's thread."""
         self._watched = watched
         self._deliver = deliver
-        self._last: Look | None = None
+        self._last: Poll | None = None
         self._turn = threading.Event()
         self._is_paused = False
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
 
     def start(self) -> None:
-        """Take the first look."""
+        """Start polling."""
         self._thread.start()
 
     def hurry(self) -> None:
-        """Look again at once."""
+        """Poll again at once."""
         self._turn.set()
 
     def pause(self, *, is_paused: bool) -> None:
-        """Take no more looks, or go on at once."""
+        """Stop polling, or go on at once."""
         self._is_paused = is_paused
         if not is_paused:
             self._turn.set()
 
     def close(self) -> None:
-        """Take no more looks; the one in progress is not waited for."""
+        """Stop polling; the poll in progress is not waited for."""
         self._is_closed = True
         self._turn.set()
 
     def _run(self) -> None:
         while not self._is_closed:
             if not self._is_paused:
-                self._look()
+                self._poll()
             self._turn.wait(None if self._is_paused else self._watched.refresh_s)
             self._turn.clear()
         self._watched.close()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         try:
-            for look in self._watched.looks():
+            for poll in self._watched.polls():
                 if self._is_closed:
                     return
-                self._last = look
-                self._deliver(look)
+                self._last = poll
+                self._deliver(poll)
         except Exception as error:  # noqa: BLE001 - the screen survives it, and shows it
-            last = self._last or Look((), datetime.now(UTC))
+            last = self._last or Poll((), datetime.now(UTC))
             self._deliver(replace(last, failure=reason_of(error), progress=None))

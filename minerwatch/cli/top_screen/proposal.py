@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from minerwatch.api import orders
-from minerwatch.api.types import AgentStatus, ContainerStatus
+from minerwatch.api.types import AgentStatus, ContainerStatus, CullAnswer
 from minerwatch.errors import MinerwatchError
 from minerwatch.kinds import Action
 from minerwatch.view.agent_summary import mode
@@ -105,8 +105,8 @@ class ByHand:
     def propose(self, status: ContainerStatus, action: str) -> Proposal:
         """Return the agent's decision as of now."""
         order = orders.cull_order(status, Action(action), dry_run=False)
-        answer = orders.cull_answer(
-            self._ordered(status.node, orders.PREVIEW, orders.encode(order))
+        answer = orders.answer_of(
+            self._ordered(status.node, orders.PREVIEW, orders.encode(order)), CullAnswer
         )
         return Proposal(
             status,
@@ -122,7 +122,7 @@ class ByHand:
         is_dry = proposal.mode != ENFORCE
         order = orders.cull_order(proposal.status, Action(proposal.action), dry_run=is_dry)
         body = self._ordered(proposal.status.node, orders.CULL, orders.encode(order))
-        return cull_text(orders.cull_answer(body))
+        return cull_text(orders.answer_of(body, CullAnswer))
 
 
 def proposal_sections(proposal: Proposal, width: int) -> list[Section]:

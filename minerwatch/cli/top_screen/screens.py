@@ -94,7 +94,7 @@ class MainScreen(Screen[None]):
         """Show something newer."""
         self.shown, self._is_paused = shown, is_paused
         self._empty.display = not shown.rows
-        self._empty.update(Text(words.empty_text(shown.look, shown, shown.view, self._waits_for)))
+        self._empty.update(Text(words.empty_text(shown.poll, shown, shown.view, self._waits_for)))
         name = shown.view.kind.name
         if self._tabs.query(f"#{name}"):  # a busy machine may answer before they are mounted
             self._tabs.active = name
@@ -109,7 +109,7 @@ class MainScreen(Screen[None]):
     def _show_banner(self) -> None:
         width, height = self.app.size
         if self.shown is not None:
-            state = state_of(self.shown.look, self._refresh_s, width, is_paused=self._is_paused)
+            state = state_of(self.shown.poll, self._refresh_s, width, is_paused=self._is_paused)
             lines = banner_lines(self.shown, state, width, _BANNER_HEIGHTS[height >= _TALL])
             self._banner.update(Text("\n").join(lines))
 

@@ -15,7 +15,7 @@ from minerwatch.cli.local_source import SAMPLE_S, Sampler, Source, with_details
 from minerwatch.errors import SnapshotError
 from minerwatch.node.process_details import machine_totals
 from minerwatch.view.screen.history import key_of
-from minerwatch.view.screen.look import Answers, Look
+from minerwatch.view.screen.poll import Answers, Poll
 
 NODE_REFRESH_S = 5.0
 CLUSTER_REFRESH_S = 30.0
@@ -31,14 +31,14 @@ replace those of the round before."""
 
 
 class Watched(Protocol):
-    """A source of looks. All but ``whole`` is called from one thread."""
+    """A source of polls. All but ``whole`` is called from one thread."""
 
-    refresh_s: float  # from the end of a look to the next
+    refresh_s: float  # from the end of a poll to the next
     step_s: float  # between two readings that are kept
     waits_for: str  # what is being done until the first answer
 
-    def looks(self) -> Iterator[Look]:
-        """Yield one look; where it takes long, parts of it before. Raises MinerwatchError."""
+    def polls(self) -> Iterator[Poll]:
+        """Yield one poll; where it takes long, parts of it before. Raises MinerwatchError."""
 
     def whole(self, status: ContainerStatus) -> ContainerStatus:
         """Return the container with all its processes, as it is now. Raises MinerwatchError.
@@ -47,7 +47,7 @@ class Watched(Protocol):
         """
 
     def want_processes(self, *, is_wanted: bool) -> bool:
-        """Read all processes, or those that matter; return True if the next look is another."""
+        """Read all processes, or those that matter; return True if the next poll is another."""
 
     def close(self) -> None:
         """Release what it holds."""
@@ -67,7 +67,7 @@ class NodeWatched:
             "reading this node" if source.is_local else f"asking the agent on {source.path}"
         )
 
-    def looks(self) -> Iterator[Look]:
+    def polls(self) -> Iterator[Poll]:
         """Yield what the agent says, or what was sampled."""
         if self._source.is_local:
             yield from self._sampled()
@@ -80,7 +80,7 @@ class NodeWatched:
             yield from self._sampled(f"{error}: this program watches the node by itself")
 
     def whole(self, status: ContainerStatus) -> ContainerStatus:
-        """Ask the source of the last look."""
+        """Ask the source of the last poll."""
         if self._sampler is not None:
             every = self._sampler.statuses(all_processes=True)
         else:
@@ -93,7 +93,7 @@ class NodeWatched:
         return ordered(self._source.path, path, order)
 
     def want_processes(self, *, is_wanted: bool) -> bool:
-        """Read all of them, with memory and threads of the busy ones, from the next look on."""
+        """Read all of them, with memory and threads of the busy ones, from the next poll on."""
         is_new = is_wanted != self._wants_processes
         self._wants_processes = is_wanted
         return is_new
@@ -103,14 +103,14 @@ class NodeWatched:
         if self._sampler is not None:
             self._sampler.close()
 
-    def _answered(self) -> Look:
+    def _answered(self) -> Poll:
         route = "/snapshot/full" if self._wants_processes else "/snapshot"
         statuses = decode(answer(self._source.path, route))
         agent = self._agent()
         if self._sampler is not None:  # an agent has started
             self._sampler.close()
             self._sampler = None
-        return self._look(statuses, agents=(agent,) if agent else ())
+        return self._poll(statuses, agents=(agent,) if agent else ())
 
     def _agent(self) -> AgentStatus | None:
         try:
@@ -118,28 +118,28 @@ class NodeWatched:
         except SnapshotError:  # it is older than this program
             return None
 
-    def _sampled(self, note: str = "") -> Iterator[Look]:
+    def _sampled(self, note: str = "") -> Iterator[Poll]:
         notes = [note] if note else []
         if self._sampler is None:
             self._sampler = Sampler(self._source.config)
             self._sampler.tick()
-            yield Look((), _now(), notes=tuple(notes), progress=(0, 1))
+            yield Poll((), _now(), notes=tuple(notes), progress=(0, 1))
             time.sleep(SAMPLE_S)
         self._sampler.tick()
         notes += self._sampler.troubles
         statuses = tuple(self._sampler.statuses(all_processes=self._wants_processes))
-        yield self._look(statuses, notes=tuple(notes))
+        yield self._poll(statuses, notes=tuple(notes))
 
-    def _look(
+    def _poll(
         self,
         statuses: tuple[ContainerStatus, ...],
         agents: tuple[AgentStatus, ...] = (),
         notes: tuple[str, ...] = (),
-    ) -> Look:
-        """Return a look with what the agent does not read: details of processes, the machine."""
+    ) -> Poll:
+        """Return a poll with what the agent does not read: details of processes, the machine."""
         if self._wants_processes:
             statuses = tuple(with_details(each, only_busy=True) for each in statuses)
-        return Look(statuses, _now(), agents=agents, notes=notes, machine=machine_totals())
+        return Poll(statuses, _now(), agents=agents, notes=notes, machine=machine_totals())
 
 
 class ClusterWatched:
@@ -154,21 +154,21 @@ class ClusterWatched:
         self._has_looked = False
         self.waits_for = f"looking for the agents of context {source.context}"
 
-    def looks(self) -> Iterator[Look]:
+    def polls(self) -> Iterator[Poll]:
         """Yield what is known while the agents answer, now and then, and at the end."""
         agents = self._source.agents()
         nodes = (*(agent.node for agent in agents.pods), *agents.bare_nodes)
         self._answers.begin(nodes, agents.blind_spot)
         every_s = _PARTS_EVERY_S if self._has_looked else _FIRST_PARTS_EVERY_S
         shown_s = time.monotonic() if self._has_looked else float("-inf")
-        yield self._answers.look(_now())
+        yield self._answers.poll(_now())
         for answered in self._source.answers(agents):
-            self._answers.take(answered, _now())
+            self._answers.add(answered, _now())
             if time.monotonic() - shown_s >= every_s:
-                yield self._answers.look(_now())
+                yield self._answers.poll(_now())
                 shown_s = time.monotonic()
         self._has_looked = True
-        yield self._answers.look(_now())
+        yield self._answers.poll(_now())
 
     def whole(self, status: ContainerStatus) -> ContainerStatus:
         """Ask its node's agent."""

@@ -77,7 +77,7 @@ class LongTable(DataTable[Text]):
         self._shown, self.index = shown, index
         if self._chosen is not None:
             self._chosen = rows[index].key if rows else None
-        self._place(0 if is_at_top else index - line, is_new=True)
+        self._scroll_rows_to(0 if is_at_top else index - line, is_new=True)
         self.post_message(self.Moved())
 
     def move_to(self, index: int) -> None:
@@ -87,7 +87,7 @@ class LongTable(DataTable[Text]):
             top = self._start + int(self.scroll_y)
             self.index = clamp(index, 0, len(rows) - 1)
             self._chosen = rows[self.index].key
-            self._place(top)
+            self._scroll_rows_to(top)
             self.post_message(self.Moved())
 
     def action_move(self, rows: int) -> None:
@@ -109,7 +109,7 @@ class LongTable(DataTable[Text]):
 
     def on_resize(self, _event: events.Resize) -> None:
         """Choose the columns that fit, and keep the selected row in sight."""
-        self._place(self._start + int(self.scroll_y), is_new=True)
+        self._scroll_rows_to(self._start + int(self.scroll_y), is_new=True)
 
     def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
         """Move the cursor: what is in sight follows it."""
@@ -138,7 +138,7 @@ class LongTable(DataTable[Text]):
             return index
         return next((at for at, row in enumerate(rows) if row.key == self._chosen), index)
 
-    def _place(self, top: int, *, is_new: bool = False) -> None:
+    def _scroll_rows_to(self, top: int, *, is_new: bool = False) -> None:
         """Hold and scroll to rows from ``top`` on, as far as the selected one stays in sight."""
         shown = self._shown
         if shown is None or not self.size.width:

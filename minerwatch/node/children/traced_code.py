@@ -75,7 +75,7 @@ class TracedCode:
             for instruction in self._decoder.decoded(block, address, _BLOCK):
                 if instruction.address in self._known or self._left <= 0:
                     return targets
-                self._take(instruction, self.reached)
+                self._add(instruction, self.reached)
                 target = jump_target(instruction)
                 if target is not None and abs(target - instruction.address) <= _NEAR_BYTES:
                     targets.append(target)
@@ -86,7 +86,7 @@ class TracedCode:
                 return targets
         return targets
 
-    def _take(self, instruction: Instruction, to: list[Instruction]) -> None:
+    def _add(self, instruction: Instruction, to: list[Instruction]) -> None:
         self._left -= 1
         self._known.add(instruction.address)
         to.append(instruction)
@@ -105,13 +105,13 @@ class TracedCode:
             lead += PAGE
         earlier = self._decoded(lead, start + _LONGEST)
         begin = _begin_of(start, end, lead, earlier)
-        self._take_before(self._decoded(begin, start))
+        self._add_before(self._decoded(begin, start))
         for instructions in (earlier, self._decoded(end, end + PAGE)):
             first = 0
             for number, instruction in enumerate(instructions):
                 target = call_target(instruction)
                 if target is not None and begin <= target < end:
-                    self._take_before(instructions[max(first, number - _BEFORE_CALL) : number])
+                    self._add_before(instructions[max(first, number - _BEFORE_CALL) : number])
                 if instruction.mnemonic in _CALLS or ends_flow(instruction):
                     first = number + 1
 
@@ -122,10 +122,10 @@ class TracedCode:
         self._left -= len(instructions)
         return instructions
 
-    def _take_before(self, instructions: Iterable[Instruction]) -> None:
+    def _add_before(self, instructions: Iterable[Instruction]) -> None:
         for instruction in instructions:
             if instruction.address not in self._known:
-                self._take(instruction, self.before)
+                self._add(instruction, self.before)
 
     def _content(self, start: int, end: int) -> bytes:
         """Return the bytes from ``start`` to ``end``, or as far as there is code."""

@@ -1,5 +1,5 @@
 """The screen of ``minerwatch top`` as rows, cells and lines, before a terminal draws them.
 
-Looks become presentations (``presentation``): rows of containers, processes or nodes, their columns
+Polls become presentations (``presentation``): rows of containers, processes or nodes, their columns
 and cells, the lines above and below them, and pages of text.
 """

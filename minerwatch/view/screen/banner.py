@@ -15,7 +15,7 @@ from minerwatch.view.campaigns import Campaign
 from minerwatch.view.lines import cut, padded
 from minerwatch.view.overview import missing_lines, scope_parts
 from minerwatch.view.screen.containers import Kind, Tree
-from minerwatch.view.screen.look import Look
+from minerwatch.view.screen.poll import Poll
 from minerwatch.view.screen.presentation import Presentation
 from minerwatch.view.selection import unknown_namespace
 from minerwatch.view.table import counts
@@ -32,7 +32,7 @@ def banner_lines(shown: Presentation, state: str, width: int, height: int) -> li
 
     ``state``: how up to date it is; stands at the right.
     """
-    lines = [*_head(shown.look, state, width), Text(cut(_counts(shown, width), width))]
+    lines = [*_head(shown.poll, state, width), Text(cut(_counts(shown, width), width))]
     troubles = [Text(cut(line, width), "yellow") for line in _troubles(shown)]
     named = [Text(cut(line, width), "bold") for line in _campaigns(shown.campaigns)]
     room = max(0, height - len(lines))
@@ -44,20 +44,20 @@ def banner_lines(shown: Presentation, state: str, width: int, height: int) -> li
     return lines + (troubles[:kept] + named)[:room]
 
 
-def state_of(look: Look, refresh_s: float, width: int, *, is_paused: bool) -> str:
-    """Return when it was looked at, or how far it has come."""
-    at = look.at.astimezone(UTC).strftime("%H:%M:%SZ")
+def state_of(poll: Poll, refresh_s: float, width: int, *, is_paused: bool) -> str:
+    """Return when it was read, or how far it has come."""
+    at = poll.at.astimezone(UTC).strftime("%H:%M:%SZ")
     if is_paused:
         return f"PAUSED at {at}"
-    if look.progress is not None:
-        return f"asking {look.progress[0]:,} of {look.progress[1]:,}"
+    if poll.progress is not None:
+        return f"asking {poll.progress[0]:,} of {poll.progress[1]:,}"
     return f"{at}, every {refresh_s:g}s" if width >= _ROOMY else at
 
 
-def _head(look: Look, state: str, width: int) -> Iterator[Text]:
+def _head(poll: Poll, state: str, width: int) -> Iterator[Text]:
     """Yield the scope with the state; the agents beside it, or in a line of their own."""
-    scope = " · ".join(("minerwatch", *_scope(look)))
-    agents = agents_line(look.agents)
+    scope = " · ".join(("minerwatch", *_scope(poll)))
+    agents = agents_line(poll.agents)
     room = max(0, width - cell_len(state) - _GAP)
     both = f"{scope} · {agents}" if agents else scope
     is_one = cell_len(both) <= room
@@ -69,11 +69,11 @@ def _head(look: Look, state: str, width: int) -> Iterator[Text]:
         yield Text(cut(agents, width))
 
 
-def _scope(look: Look) -> Iterator[str]:
-    if look.coverage is not None:
-        yield from scope_parts(look.coverage)
+def _scope(poll: Poll) -> Iterator[str]:
+    if poll.coverage is not None:
+        yield from scope_parts(poll.coverage)
         return
-    nodes = {status.node for status in look.statuses} | {agent.node for agent in look.agents}
+    nodes = {status.node for status in poll.statuses} | {agent.node for agent in poll.agents}
     if nodes:
         yield f"node {printable(', '.join(sorted(nodes)), _NAME_LENGTH)}"
 
@@ -90,7 +90,7 @@ def _counts(shown: Presentation, width: int) -> str:
     containers, processes, *usage = counts(
         shown.every,
         shown=shown.containers,
-        machine=shown.look.machine or machine_totals(shown.look.agents),
+        machine=shown.poll.machine or machine_totals(shown.poll.agents),
     )
     some = [usage.pop()] if shown.containers < len(shown.every) else []
     variants = (
@@ -105,18 +105,18 @@ def _counts(shown: Presentation, width: int) -> str:
 
 
 def _troubles(shown: Presentation) -> Iterator[str]:
-    look = shown.look
-    if look.failure:
-        yield printable(look.failure, _TEXT_LENGTH)
-    if look.coverage is None:
-        if unknown := unknown_namespace(look.statuses, shown.view.namespace):
+    poll = shown.poll
+    if poll.failure:
+        yield printable(poll.failure, _TEXT_LENGTH)
+    if poll.coverage is None:
+        if unknown := unknown_namespace(poll.statuses, shown.view.namespace):
             yield unknown
     else:
-        yield from missing_lines(look.coverage.missing, names=_MAX_NODES)
-        if look.coverage.blind_spot:
-            yield printable(look.coverage.blind_spot, _TEXT_LENGTH)
-    yield from trouble_lines(look.agents, names=_MAX_NODES)
-    yield from (printable(note, _TEXT_LENGTH) for note in look.notes)
+        yield from missing_lines(poll.coverage.missing, names=_MAX_NODES)
+        if poll.coverage.blind_spot:
+            yield printable(poll.coverage.blind_spot, _TEXT_LENGTH)
+    yield from trouble_lines(poll.agents, names=_MAX_NODES)
+    yield from (printable(note, _TEXT_LENGTH) for note in poll.notes)
 
 
 def _campaigns(found: Sequence[Campaign]) -> Iterator[str]:

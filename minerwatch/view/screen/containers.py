@@ -95,8 +95,8 @@ def container_rows(
 
 def as_one(members: Sequence[ContainerStatus]) -> ContainerStatus:
     """Return the members as if they were one: the worst verdict, the sum of their CPU usage."""
-    worst = max(members, key=lambda each: (each.score, _rank(each.level)))
-    level = max((each.level for each in members), key=_rank)
+    worst = max(members, key=lambda each: (each.score, Level.of_label(each.level)))
+    level = max((each.level for each in members), key=Level.of_label)
     limits = [each.cpu_limit_cores for each in members]
     known = [limit for limit in limits if limit is not None]
     signals: dict[str, float] = {}
@@ -182,10 +182,6 @@ def _by_campaign(found: Sequence[Campaign]) -> Callable[[ContainerStatus], _Titl
         return ("campaign", *campaign.trait, ""), f"in {campaign}"
 
     return titled
-
-
-def _rank(level: str) -> int:
-    return next((each.value for each in Level if each.label == level), 0)
 
 
 def _shared(values: Iterable[str]) -> str:

@@ -130,9 +130,9 @@ def _bar(share: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LevelChange:
-    """A level that became another one between two looks."""
+    """A level that became another one between two polls."""
 
-    at: datetime  # of the look that showed it
+    at: datetime  # of the poll that showed it
     before: str
     after: str
 
@@ -146,7 +146,7 @@ class Journal:
         self._is_begun = False
 
     def add(self, statuses: Iterable[ContainerStatus], at: datetime) -> None:
-        """Compare with the look before."""
+        """Compare with the poll before."""
         for status in statuses:
             key = key_of(status)
             before = self._levels.get(key)

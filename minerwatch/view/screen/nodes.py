@@ -18,7 +18,7 @@ from minerwatch.view.lines import cut, fitted
 from minerwatch.view.screen.containers import View
 from minerwatch.view.screen.history import Key
 from minerwatch.view.screen.layout import Column, Scene
-from minerwatch.view.screen.look import Look
+from minerwatch.view.screen.poll import Poll
 from minerwatch.view.table import usage_words
 
 NODE_SORTS = ("", "cpu", "name", "node")
@@ -51,19 +51,19 @@ class NodeRow:
         return self.agent.machine if self.agent else None
 
 
-def node_rows(look: Look, view: View) -> tuple[NodeRow, ...]:
+def node_rows(poll: Poll, view: View) -> tuple[NodeRow, ...]:
     """Return those with each word of the filter; the missing first, then the most flagged."""
-    agents = {agent.node: agent for agent in look.agents}
-    missing = {each.node: each for each in look.coverage.missing} if look.coverage else {}
+    agents = {agent.node: agent for agent in poll.agents}
+    missing = {each.node: each for each in poll.coverage.missing} if poll.coverage else {}
     sums = {node: [0.0, 0, 0] for node in (*missing, *agents)}
-    for status in look.statuses:
+    for status in poll.statuses:
         of_node = sums.setdefault(status.node, [0.0, 0, 0])
         of_node[0] += status.cpu_cores
         of_node[1] += 1
         of_node[2] += status.level != Level.CLEAR.label
     rows = [
         NodeRow(
-            (node,), agents.get(node), missing.get(node), look.stale.get(node),
+            (node,), agents.get(node), missing.get(node), poll.stale.get(node),
             cores, int(containers), int(flagged),
         )
         for node, (cores, containers, flagged) in sums.items()
@@ -111,20 +111,20 @@ def node_columns() -> tuple[Column[NodeRow], ...]:
     )
 
 
-def node_lines(row: NodeRow, look: Look) -> Iterator[Text]:
+def node_lines(row: NodeRow, poll: Poll) -> Iterator[Text]:
     """Yield all that is known of a node, one sentence a line; what matters most comes first."""
     yield Text(printable(row.node, _NAME_LENGTH), "bold")
     if row.missing is not None:
         pod = f" ({printable(row.missing.pod, _NAME_LENGTH)})" if row.missing.pod else ""
         yield Text(f"did not answer{pod}: {printable(row.missing.reason, _TEXT_LENGTH)}", "yellow")
     if row.answered is not None:
-        since = age(row.answered.isoformat(), look.at)
+        since = age(row.answered.isoformat(), poll.at)
         yield Text(f"its containers are shown as they were {since} ago", "yellow")
     for trouble in _troubles(row):
         yield Text(trouble, "yellow")
     agent = row.agent
     if agent is not None:
-        up = f", up {age(agent.started, look.at)}" if agent.started else ""
+        up = f", up {age(agent.started, poll.at)}" if agent.started else ""
         rules = ", ".join(
             f"{count:,} {printable(status, 16)}" for status, count in agent.rules.items()
         )

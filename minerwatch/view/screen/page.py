@@ -54,7 +54,7 @@ class Subject:
     campaign: Campaign | None = None
     agent: AgentStatus | None = None  # of its node; None: not reported
     answered: datetime | None = None  # when its node answered last, where it no longer does
-    is_gone: bool = False  # the last look did not show it
+    is_gone: bool = False  # the last poll did not show it
 
 
 def page_sections(subject: Subject, width: int, *, is_tree: bool = False) -> list[Section]:

@@ -1,4 +1,4 @@
-"""Turns a look into what is shown of it: the step that takes time where there is much to show."""
+"""Turns a poll into what is shown of it: the step that takes time where there is much to show."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from minerwatch.view.screen.containers import Kind, Row, View, container_rows
 from minerwatch.view.screen.details import container_lines
 from minerwatch.view.screen.history import CpuHistory, Journal, Key, key_of
 from minerwatch.view.screen.layout import Cell, Column, Layout, Scene, Traits, fitting
-from minerwatch.view.screen.look import Look
 from minerwatch.view.screen.nodes import NODE_SORTS, NodeRow, node_columns, node_lines, node_rows
 from minerwatch.view.screen.page import Subject
+from minerwatch.view.screen.poll import Poll
 from minerwatch.view.screen.processes import (
     ProcessRow,
     process_columns,
@@ -31,9 +31,9 @@ AnyRow = Row | ProcessRow | NodeRow
 
 @dataclass(frozen=True, slots=True)
 class Presentation:
-    """All that is shown, and the look and view that it was made from."""
+    """All that is shown, and the poll and view that it was made from."""
 
-    look: Look
+    poll: Poll
     view: View
     every: Sequence[ContainerStatus]  # of the namespace, idle ones too
     rows: Sequence[AnyRow]
@@ -58,7 +58,7 @@ class Presentation:
 
     def agent(self, node: str) -> AgentStatus | None:
         """Return what the agent of ``node`` says of itself."""
-        return next((agent for agent in self.look.agents if agent.node == node), None)
+        return next((agent for agent in self.poll.agents if agent.node == node), None)
 
     def layout(self, width: int) -> Layout[Any]:
         """Return the columns for a terminal of ``width``."""
@@ -73,8 +73,8 @@ class Presentation:
     def lines(self, row: AnyRow) -> Iterator[Text]:
         """Return what matters of a row, for the lines below the table."""
         if isinstance(row, Row):
-            return container_lines(row, self.look.at)
-        return process_lines(row) if isinstance(row, ProcessRow) else node_lines(row, self.look)
+            return container_lines(row, self.poll.at)
+        return process_lines(row) if isinstance(row, ProcessRow) else node_lines(row, self.poll)
 
 
 class Presenter:
@@ -86,33 +86,33 @@ class Presenter:
         self._last: Presentation | None = None
         self._traits: dict[Kind, Traits] = {}
 
-    def take(self, look: Look) -> None:
+    def add(self, poll: Poll) -> None:
         """Add CPU usage and changes of level to the history."""
-        if look.failure:
+        if poll.failure:
             return
-        fresh = look.statuses
-        if look.stale:
-            fresh = tuple(each for each in look.statuses if each.node not in look.stale)
-        self.history.add(fresh, look.at.timestamp())
-        self.journal.add(fresh, look.at)
+        fresh = poll.statuses
+        if poll.stale:
+            fresh = tuple(each for each in poll.statuses if each.node not in poll.stale)
+        self.history.add(fresh, poll.at.timestamp())
+        self.journal.add(fresh, poll.at)
 
-    def present(self, look: Look, view: View, looks: Iterable[Look] = ()) -> Presentation:
-        """Return what ``view`` shows of ``look``, once ``looks`` are in the history."""
-        for each in looks:
-            self.take(each)
+    def present(self, poll: Poll, view: View, polls: Iterable[Poll] = ()) -> Presentation:
+        """Return what ``view`` shows of ``poll``, once ``polls`` are in the history."""
+        for each in polls:
+            self.add(each)
         last = self._last
-        scene = Scene(look.at, self.history, look.stale)
-        is_same = last is not None and last.look.statuses is look.statuses
+        scene = Scene(poll.at, self.history, poll.stale)
+        is_same = last is not None and last.poll.statuses is poll.statuses
         if last is not None and is_same and last.view == view and view.kind is not Kind.NODES:
-            shown = replace(last, look=look, scene=scene)
+            shown = replace(last, poll=poll, scene=scene)
         else:
-            found = last.campaigns if last is not None and is_same else campaigns(look.statuses)
-            every = filtered(look.statuses, namespace=view.namespace)
-            rows, containers = _rows(every, look, view, found)
+            found = last.campaigns if last is not None and is_same else campaigns(poll.statuses)
+            every = filtered(poll.statuses, namespace=view.namespace)
+            rows, containers = _rows(every, poll, view, found)
             columns = _columns(view.kind, 0, self.history.step_s)
             traits = Traits.of(rows, columns, scene).joined(self._traits.get(view.kind, Traits()))
             self._traits[view.kind] = traits
-            shown = Presentation(look, view, every, rows, containers, found, traits, scene)
+            shown = Presentation(poll, view, every, rows, containers, found, traits, scene)
         self._last = shown
         return shown
 
@@ -126,23 +126,23 @@ class Presenter:
         )
         return Subject(
             status,
-            shown.look.at,
+            shown.poll.at,
             self.history.of(key),
             self.history.step_s,
             self.journal.of(key),
             next(alike, None),
             shown.agent(status.node),
-            shown.look.stale.get(status.node),
+            shown.poll.stale.get(status.node),
         )
 
 
 def _rows(
-    every: Sequence[ContainerStatus], look: Look, view: View, found: Sequence[Campaign]
+    every: Sequence[ContainerStatus], poll: Poll, view: View, found: Sequence[Campaign]
 ) -> tuple[Sequence[AnyRow], int]:
     if view.kind is Kind.PROCESSES:
         return process_rows(every, view), len(every)
     return (
-        (node_rows(look, view), len(every))
+        (node_rows(poll, view), len(every))
         if view.kind is Kind.NODES
         else container_rows(every, view, found)
     )

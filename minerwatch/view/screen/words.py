@@ -8,9 +8,9 @@ from minerwatch.format import counted
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.lines import wrapped
 from minerwatch.view.screen.containers import Kind, View
-from minerwatch.view.screen.look import Look
 from minerwatch.view.screen.nodes import NodeRow, node_lines
 from minerwatch.view.screen.page import Section
+from minerwatch.view.screen.poll import Poll
 from minerwatch.view.screen.presentation import Presentation
 
 _NAME_LENGTH = 256
@@ -29,16 +29,16 @@ NO_ROW = "There is no container to choose."
 NOT_ITS_NAME = "That is not its name: nothing was done."
 
 
-def empty_text(look: Look | None, shown: Presentation | None, view: View, waits_for: str) -> str:
+def empty_text(poll: Poll | None, shown: Presentation | None, view: View, waits_for: str) -> str:
     """Return why there is no row, and what to do about it."""
-    if look is None:
+    if poll is None:
         return f"{printable(waits_for, _TEXT_LENGTH)} …"
-    if look.failure and not look.statuses:
-        failure = printable(look.failure, _TEXT_LENGTH)
+    if poll.failure and not poll.statuses:
+        failure = printable(poll.failure, _TEXT_LENGTH)
         return f"{failure}\nIt is tried again; r tries now, q quits."
-    if look.progress is not None and not look.statuses:
+    if poll.progress is not None and not poll.statuses:
         return "waiting for the first answer …"
-    limits = look.coverage.limits if look.coverage is not None else ""
+    limits = poll.coverage.limits if poll.coverage is not None else ""
     named = "container" if view.kind is Kind.CONTAINERS else view.kind.value.lower().rstrip("es")
     if view.text:
         text = printable(view.text, _NAME_LENGTH)
@@ -49,8 +49,8 @@ def empty_text(look: Look | None, shown: Presentation | None, view: View, waits_
     if hidden:
         idle = f"{counted(hidden, 'idle container')} {'is' if hidden == 1 else 'are'} not shown."
         return f"Nothing is flagged and nothing is busy{limits}.\n{idle} a shows them."
-    if look.coverage is not None and look.coverage.missing:
-        return f"No container to show{look.coverage.limits}.\nn lists the nodes."
+    if poll.coverage is not None and poll.coverage.missing:
+        return f"No container to show{poll.coverage.limits}.\nn lists the nodes."
     where = f" in namespace {printable(view.namespace, _NAME_LENGTH)}" if view.namespace else ""
     return (
         f"No container here{where}.\n"
@@ -135,13 +135,13 @@ def help_sections(width: int) -> list[Section]:
     ]
 
 
-def node_sections(row: NodeRow, look: Look, width: int) -> list[Section]:
+def node_sections(row: NodeRow, poll: Poll, width: int) -> list[Section]:
     """Return all that is known of a node, and of how the nodes were asked."""
-    blind = (look.coverage.blind_spot,) if look.coverage else ()
-    limits = [line for said in (*blind, *look.notes) for line in text_lines(said, width)]
+    blind = (poll.coverage.blind_spot,) if poll.coverage else ()
+    limits = [line for said in (*blind, *poll.notes) for line in text_lines(said, width)]
     lines = [
         Text(piece, line.style)
-        for line in node_lines(row, look)
+        for line in node_lines(row, poll)
         for piece in wrapped(line.plain, max(20, width))
     ]
     return [("", lines), *([("Limits", limits)] if limits else [])]

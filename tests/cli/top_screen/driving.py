@@ -1,4 +1,4 @@
-"""The screen, driven as a person would: recorded looks in, keys in, pictures and text out."""
+"""The screen, driven as a person would: recorded polls in, keys in, pictures and text out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from minerwatch.errors import MinerwatchError
 from minerwatch.view.overview import Coverage
 from minerwatch.view.screen.containers import Row, View
 from minerwatch.view.screen.history import key_of
-from minerwatch.view.screen.look import Look
+from minerwatch.view.screen.poll import Poll
 from minerwatch.view.screen.presentation import Presentation
 from tests.report.samples import MINER, NODE, NOW
 from tests.waiting import PATIENCE_S
@@ -70,36 +70,36 @@ def nobody(_node: str, _path: str, _order: bytes) -> bytes:
 
 
 class Recorded:
-    """Looks that follow each other at once, the last of them for ever."""
+    """Polls that follow each other at once, the last of them for ever."""
 
     refresh_s = 5.0
     step_s = 10.0
     waits_for = "asking the agent on /run/minerwatch/agent.sock"
 
-    def __init__(self, looks: Sequence[Look | MinerwatchError]) -> None:
-        self.rounds = list(looks)
+    def __init__(self, polls: Sequence[Poll | MinerwatchError]) -> None:
+        self.rounds = list(polls)
         self.asked = 0
         self.wants_processes = False
         self.closed = False
 
-    def looks(self) -> Iterator[Look]:
+    def polls(self) -> Iterator[Poll]:
         """All of them the first time, then the last."""
         self.asked += 1
         if self.asked > 1:
             self.rounds = self.rounds[-1:]
-        for look in self.rounds:
-            if isinstance(look, MinerwatchError):
-                raise look
-            yield look
+        for poll in self.rounds:
+            if isinstance(poll, MinerwatchError):
+                raise poll
+            yield poll
 
     def whole(self, status: ContainerStatus) -> ContainerStatus:
         """As it was recorded."""
         last = self.rounds[-1]
-        every = last.statuses if isinstance(last, Look) else ()
+        every = last.statuses if isinstance(last, Poll) else ()
         return next((each for each in every if key_of(each) == key_of(status)), status)
 
     def want_processes(self, *, is_wanted: bool) -> bool:
-        """Look again for them, as an agent's node does."""
+        """Poll again for them, as an agent's node does."""
         is_new, self.wants_processes = is_wanted != self.wants_processes, is_wanted
         return is_new
 
@@ -110,9 +110,9 @@ class Recorded:
 
 def moving(
     statuses: Sequence[ContainerStatus], now: datetime = NOW, **changes: Any
-) -> tuple[Look, ...]:
+) -> tuple[Poll, ...]:
     """Two minutes in which some burn more and more; the last is as ``statuses`` say."""
-    looks = []
+    polls = []
     for step in range(_ROUNDS):
         left = _ROUNDS - 1 - step
         share = {0: 1.0, 1: 0.97, 2: 1.0}.get(left % 3, 1.0) if left < 7 else 0.1 * step
@@ -121,8 +121,8 @@ def moving(
             structs.replace(each, cpu_cores=each.cpu_cores * (share if each.findings else 1.0))
             for each in statuses
         )
-        looks.append(Look(every, at, **changes))
-    return tuple(looks)
+        polls.append(Poll(every, at, **changes))
+    return tuple(polls)
 
 
 def node(statuses: Sequence[ContainerStatus] = (TALKING, *NODE[1:])) -> Recorded:
@@ -232,10 +232,10 @@ async def driven(
     async with app.run_test(size=size, notifications=True) as pilot:
         screen = Driven(app, pilot)
         last = watched.rounds[-1]
-        if isinstance(last, Look):
-            await screen.until(lambda: app.shown is not None and app.shown.look is last)
+        if isinstance(last, Poll):
+            await screen.until(lambda: app.shown is not None and app.shown.poll is last)
         else:
-            await screen.until(lambda: app.shown is not None and app.shown.look.failure != "")
+            await screen.until(lambda: app.shown is not None and app.shown.poll.failure != "")
         await screen.settle()
         yield screen
 

@@ -15,6 +15,7 @@ import pytest
 from msgspec import structs
 from rich.cells import cell_len
 from textual import events
+from textual.drivers.headless_driver import HeadlessDriver
 from textual.geometry import Region
 
 from minerwatch.api.types import AgentStatus, ContainerStatus, Unanswered
@@ -25,7 +26,7 @@ from minerwatch.view.explanation import explanation
 from minerwatch.view.overview import Coverage
 from minerwatch.view.screen.containers import Tree, View
 from minerwatch.view.screen.history import key_of
-from minerwatch.view.screen.look import Look
+from minerwatch.view.screen.poll import Poll
 from tests.cli.top_screen.driving import (
     AGENT,
     ASCII,
@@ -66,11 +67,11 @@ STATES: dict[str, tuple[Recorded, tuple[int, int], tuple[str, ...], dict[str, An
 def test_pictures_of_the_main_states(golden: Golden, state: str) -> None:
     watched, size, pressed, how = STATES[state]
 
-    async def look(screen: Driven) -> None:
+    async def poll(screen: Driven) -> None:
         await screen.press(*pressed)
         golden(f"screen/{state}.svg", normal(screen.app.export_screenshot(title="minerwatch top")))
 
-    run(watched, look, size, **how)
+    run(watched, poll, size, **how)
 
 
 # Keys.
@@ -83,17 +84,17 @@ def test_selection_and_scroll_stay_while_rows_come_and_go() -> None:
         )
         for n in range(60)
     )
-    watched = Recorded([Look(statuses, NOW, agents=(AGENT,))])
+    watched = Recorded([Poll(statuses, NOW, agents=(AGENT,))])
 
     async def scenario(screen: Driven) -> None:
         await screen.press("pagedown", *["down"] * 3)
         chosen, line = screen.selected, screen.line
         for reds in (5, 0, 20):
             worse = tuple(structs.replace(MINER, cgroup=f"/m/{n}") for n in range(reds))
-            look = Look((*worse, *statuses), NOW)
-            watched.rounds = [look]
+            poll = Poll((*worse, *statuses), NOW)
+            watched.rounds = [poll]
             await screen.press("r")
-            await screen.until(lambda: screen.shown.look is look)  # noqa: B023 - run at once
+            await screen.until(lambda: screen.shown.poll is poll)  # noqa: B023 - run at once
             assert screen.selected.key == chosen.key
             assert screen.line == line
         await screen.press("home")
@@ -203,14 +204,14 @@ def test_pause_holds_still_and_says_so() -> None:
         await screen.press("space")
         assert "PAUSED at 02:30:00Z" in screen.text
         asked = watched.asked
-        watched.rounds = [Look((SIMULATION,), NOW + timedelta(minutes=1))]
+        watched.rounds = [Poll((SIMULATION,), NOW + timedelta(minutes=1))]
         await screen.press("r")
         await screen.told("space goes on")
         assert watched.asked == asked
         await screen.press("down", "C")  # what is there can still be looked at
-        assert screen.shown.look.at == NOW
+        assert screen.shown.poll.at == NOW
         await screen.press("space")
-        await screen.until(lambda: screen.shown.look.at > NOW)
+        await screen.until(lambda: screen.shown.poll.at > NOW)
         assert "PAUSED" not in screen.text
 
     run(watched, scenario)
@@ -243,11 +244,11 @@ def test_the_page_follows_what_happens_and_stays_where_it_was_scrolled() -> None
         top = screen.page.reader.scroll_y
         assert top > 0
         burning = structs.replace(TALKING, cpu_cores=1.23)
-        watched.rounds = [Look((burning,), NOW + timedelta(seconds=10), agents=(AGENT,))]
+        watched.rounds = [Poll((burning,), NOW + timedelta(seconds=10), agents=(AGENT,))]
         await screen.press("r")
         await screen.until(lambda: screen.page.subject.status == burning)
         assert screen.page.reader.scroll_y == top
-        watched.rounds = [Look((SIMULATION,), NOW + timedelta(seconds=20))]
+        watched.rounds = [Poll((SIMULATION,), NOW + timedelta(seconds=20))]
         await screen.press("r")
         await screen.until(lambda: screen.page.subject.is_gone)
         await screen.press("home")
@@ -388,12 +389,12 @@ def test_processes_that_are_alike_are_unfolded() -> None:
         assert "3 × burn" not in screen.text
         assert len(screen.shown.rows) == 3
 
-    run(Recorded([Look((structs.replace(MINER, processes=alike),), NOW)]), scenario)
+    run(Recorded([Poll((structs.replace(MINER, processes=alike),), NOW)]), scenario)
 
 
 def test_a_node_is_read_with_all_its_troubles() -> None:
     troubled = structs.replace(AGENT, troubles=tuple(f"trouble number {n}" for n in range(30)))
-    watched = Recorded([Look(NODE, NOW, agents=(troubled,), notes=("a note",))])
+    watched = Recorded([Poll(NODE, NOW, agents=(troubled,), notes=("a note",))])
 
     async def scenario(screen: Driven) -> None:
         await screen.press("n", "k", "e")
@@ -450,11 +451,13 @@ def test_sections_are_jumped_to() -> None:
 # Copies.
 
 
-def test_a_copy_goes_to_the_terminal_and_into_files(tmp_path: Path) -> None:
+def test_a_copy_goes_to_the_terminal_and_into_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written: list[str] = []
+    monkeypatch.setattr(HeadlessDriver, "write", lambda _driver, data: written.append(data))
 
     async def scenario(screen: Driven) -> None:
-        screen.app._driver.write = written.append  # type: ignore[union-attr, method-assign]
         await screen.press("e", "t")
         assert "copied to the terminal's clipboard (OSC 52)" in screen.text
         await screen.press("e", "s")
@@ -579,7 +582,7 @@ def test_where_culling_is_off_k_says_so() -> None:
 
 def test_an_agent_that_takes_no_orders_is_no_crash() -> None:
     acting = structs.replace(AGENT, culling="enforce")
-    watched = Recorded([Look((TALKING,), NOW, agents=(acting,))])
+    watched = Recorded([Poll((TALKING,), NOW, agents=(acting,))])
 
     async def scenario(screen: Driven) -> None:
         await screen.press("k", "d")
@@ -593,7 +596,7 @@ def test_an_agent_that_takes_no_orders_is_no_crash() -> None:
 
 def test_hostile_names_are_shown_and_never_obeyed() -> None:
     hostile = structs.replace(HOSTILE_ONE, node=HOSTILE[7], namespace=HOSTILE[7], pod=HOSTILE[0])
-    watched = Recorded([Look((hostile, structs.replace(MINER, owner=HOSTILE[7])), NOW)])
+    watched = Recorded([Poll((hostile, structs.replace(MINER, owner=HOSTILE[7])), NOW)])
 
     async def scenario(screen: Driven) -> None:
         for pressed in ((), ("enter",), ("pagedown",), ("escape", "t"), ("n",), ("q", "down", "k")):
@@ -627,7 +630,7 @@ def test_nothing_is_lost_when_the_agent_goes_away() -> None:
     async def scenario(screen: Driven) -> None:
         watched.rounds = [SnapshotError("the agent on /run/x did not answer: timed out")]
         await screen.press("r")
-        await screen.until(lambda: screen.shown.look.failure != "")
+        await screen.until(lambda: screen.shown.poll.failure != "")
         assert "did not answer: timed out" in screen.text
         assert MINER.container in screen.text
         assert "02:30:00Z" in screen.text  # it is as old as it says
@@ -649,7 +652,7 @@ def test_an_error_before_the_first_answer_says_what_to_do() -> None:
 
 def test_an_error_of_ours_is_one_line_not_a_crash() -> None:
     class Broken(Recorded):
-        def looks(self) -> Iterator[Look]:
+        def polls(self) -> Iterator[Poll]:
             raise ZeroDivisionError("division by zero")
 
     watched = Broken([ClusterError("")])
@@ -675,7 +678,7 @@ def test_empty_states_say_why_and_what_to_press(
         await screen.press("enter")
         assert told in screen.text
 
-    run(Recorded([Look(statuses, NOW)]), scenario, (80, 24))
+    run(Recorded([Poll(statuses, NOW)]), scenario, (80, 24))
 
 
 @pytest.mark.parametrize(
@@ -695,11 +698,11 @@ def test_no_row_is_no_all_clear_while_nodes_are_missing(
     async def scenario(screen: Driven) -> None:
         assert told in " ".join(screen.text.split())
 
-    run(Recorded([Look(statuses, NOW, coverage)]), scenario, (110, 24))
+    run(Recorded([Poll(statuses, NOW, coverage)]), scenario, (110, 24))
 
 
 def test_before_the_first_answer_it_says_whom_it_asks() -> None:
-    watched = Recorded([Look((), NOW, progress=(0, 1))])
+    watched = Recorded([Poll((), NOW, progress=(0, 1))])
 
     async def scenario(screen: Driven) -> None:
         assert "waiting for the first answer" in screen.text
@@ -805,11 +808,11 @@ def test_lines_that_have_not_changed_are_not_drawn_again() -> None:
 
         table.refresh = counting  # type: ignore[method-assign]
         last = watched.rounds[-1]
-        assert isinstance(last, Look)
+        assert isinstance(last, Poll)
         same = replace(last, at=last.at + timedelta(microseconds=1))
         watched.rounds = [same]
         await screen.press("r")
-        await screen.until(lambda: screen.shown.look is same)
+        await screen.until(lambda: screen.shown.poll is same)
         assert drawn == []
         await screen.press("down")
         assert drawn == [1, 1]  # the row that was selected, and the one that is

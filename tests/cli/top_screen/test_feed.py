@@ -22,7 +22,7 @@ from minerwatch.errors import ClusterError, SnapshotError
 from minerwatch.report.http_server import Answer
 from minerwatch.report.socket_listener import SocketListener
 from minerwatch.view.screen.containers import View
-from minerwatch.view.screen.look import Look
+from minerwatch.view.screen.poll import Poll
 from minerwatch.view.screen.presentation import Presenter
 from tests.cli.top_screen.driving import AGENT, Recorded, moving
 from tests.conftest import needs_root
@@ -35,20 +35,20 @@ from tests.waiting import PATIENCE_S, until
 
 
 @pytest.fixture
-def looks() -> list[Look]:
+def polls() -> list[Poll]:
     return []
 
 
-def fed(watched: Recorded, looks: list[Look]) -> Feed:
-    feed = Feed(watched, looks.append)
+def fed(watched: Recorded, polls: list[Poll]) -> Feed:
+    feed = Feed(watched, polls.append)
     feed.start()
     return feed
 
 
-def test_a_feed_looks_again_when_it_is_time_or_told_to(looks: list[Look]) -> None:
-    watched = Recorded([Look((MINER,), NOW)])
+def test_a_feed_looks_again_when_it_is_time_or_told_to(polls: list[Poll]) -> None:
+    watched = Recorded([Poll((MINER,), NOW)])
     watched.refresh_s = 0.01
-    feed = fed(watched, looks)
+    feed = fed(watched, polls)
     until(lambda: watched.asked > 3)
     watched.refresh_s = 3600.0
     time.sleep(0.05)
@@ -59,10 +59,10 @@ def test_a_feed_looks_again_when_it_is_time_or_told_to(looks: list[Look]) -> Non
     until(lambda: watched.closed)
 
 
-def test_a_feed_that_is_paused_asks_nobody(looks: list[Look]) -> None:
-    watched = Recorded([Look((MINER,), NOW)])
+def test_a_feed_that_is_paused_asks_nobody(polls: list[Poll]) -> None:
+    watched = Recorded([Poll((MINER,), NOW)])
     watched.refresh_s = 0.01
-    feed = fed(watched, looks)
+    feed = fed(watched, polls)
     until(lambda: watched.asked > 1)
     feed.pause(is_paused=True)
     time.sleep(0.05)
@@ -75,11 +75,11 @@ def test_a_feed_that_is_paused_asks_nobody(looks: list[Look]) -> None:
     until(lambda: watched.closed)
 
 
-def test_what_was_known_stays_when_asking_fails(looks: list[Look]) -> None:
-    watched = Recorded([Look((MINER,), NOW, progress=(1, 2)), SnapshotError("it is gone")])
-    feed = fed(watched, looks)
-    until(lambda: bool(looks) and looks[-1].failure != "")
-    assert looks[-1] == Look((MINER,), NOW, failure="it is gone")
+def test_what_was_known_stays_when_asking_fails(polls: list[Poll]) -> None:
+    watched = Recorded([Poll((MINER,), NOW, progress=(1, 2)), SnapshotError("it is gone")])
+    feed = fed(watched, polls)
+    until(lambda: bool(polls) and polls[-1].failure != "")
+    assert polls[-1] == Poll((MINER,), NOW, failure="it is gone")
     feed.close()
 
 
@@ -138,34 +138,34 @@ def watched_node(socket: Path, *, given: bool = True) -> NodeWatched:
 def test_the_agent_of_this_node(socket: Path) -> None:
     listener = agent(socket)
     watched = watched_node(socket)
-    (look,) = watched.looks()
-    assert (look.statuses, look.agents, look.coverage) == (NODE, (AGENT,), None)
+    (poll,) = watched.polls()
+    assert (poll.statuses, poll.agents, poll.coverage) == (NODE, (AGENT,), None)
     assert watched.whole(MINER) == MINER
     assert watched.whole(NODE[1]) == NODE[1]  # no longer there: as it was
     listener.close()
     with pytest.raises(SnapshotError, match="no agent is listening"):
-        list(watched.looks())
+        list(watched.polls())
     watched.close()
 
 
 def test_an_older_agent_is_shown_all_the_same(socket: Path) -> None:
     listener = agent(socket, says_what_it_is=False)
-    (look,) = watched_node(socket).looks()
-    assert (look.statuses, look.agents) == (NODE, ())
+    (poll,) = watched_node(socket).polls()
+    assert (poll.statuses, poll.agents) == (NODE, ())
     listener.close()
 
 
 @needs_root
 def test_without_an_agent_the_node_itself_is_watched_until_one_comes(socket: Path) -> None:
     watched = watched_node(socket, given=False)
-    first, second = watched.looks()
+    first, second = watched.polls()
     assert (first.statuses, first.progress) == ((), (0, 1))
     assert "no agent is listening" in second.notes[0]
     assert second.statuses
     assert watched.whole(second.statuses[0]).cgroup == second.statuses[0].cgroup
     listener = agent(socket)
-    (look,) = watched.looks()
-    assert (look.statuses, look.notes) == (NODE, ())
+    (poll,) = watched.polls()
+    assert (poll.statuses, poll.notes) == (NODE, ())
     listener.close()
     watched.close()
 
@@ -199,7 +199,7 @@ def test_rows_come_before_a_node_that_hangs_is_given_up(
 ) -> None:
     add_agent(api, 1)
     add_agent(api, 2, Printing(encode([SIMULATION]), starts_after_s=3600))
-    parts = watched.looks()
+    parts = watched.polls()
     assert next(parts).progress == (0, 2)
     early = next(parts)
     assert [status.node for status in early.statuses] == ["node-1"]
@@ -216,8 +216,8 @@ def test_one_container_is_asked_for_again_with_all_its_processes(
     api: ApiServer, watched: ClusterWatched
 ) -> None:
     add_agent(api, 1)
-    *_, look = watched.looks()
-    assert watched.whole(look.statuses[0]) == structs.replace(MINER, node="node-1")
+    *_, poll = watched.polls()
+    assert watched.whole(poll.statuses[0]) == structs.replace(MINER, node="node-1")
     asked = [request.command for request in api.requests if request.is_exec]
     assert asked[-1] == ("minerwatch", "snapshot", "--full")
     lists = [request for request in api.requests if request.path == "/api/v1/pods"]
@@ -226,53 +226,53 @@ def test_one_container_is_asked_for_again_with_all_its_processes(
 
 def test_a_cluster_that_refuses_says_why(api: ApiServer, watched: ClusterWatched) -> None:
     with pytest.raises(ClusterError, match="no agent is labelled"):
-        list(watched.looks())
+        list(watched.polls())
 
 
-# From looks to what is shown.
+# From polls to what is shown.
 
 
 def test_what_has_not_changed_is_not_worked_out_again() -> None:
     presenter = Presenter(10.0)
-    look = Look(NODE, NOW)
-    first = presenter.present(look, View())
-    again = presenter.present(replace(look, progress=(1, 2)), View())
+    poll = Poll(NODE, NOW)
+    first = presenter.present(poll, View())
+    again = presenter.present(replace(poll, progress=(1, 2)), View())
     assert again.rows is first.rows
-    assert again.look.progress == (1, 2)
-    other = presenter.present(look, View(sort="cpu"))
+    assert again.poll.progress == (1, 2)
+    other = presenter.present(poll, View(sort="cpu"))
     assert other.rows is not first.rows
     assert other.campaigns is first.campaigns
-    assert presenter.present(Look(tuple(NODE), NOW), View()).campaigns == first.campaigns
+    assert presenter.present(Poll(tuple(NODE), NOW), View()).campaigns == first.campaigns
 
 
 def test_every_container_of_the_namespace_is_counted() -> None:
     presenter = Presenter(10.0)
-    shown = presenter.present(Look(NODE, NOW), View(namespace="binder"))
+    shown = presenter.present(Poll(NODE, NOW), View(namespace="binder"))
     assert (shown.every, shown.containers) == ([MINER], 1)
-    assert len(presenter.present(Look(NODE, NOW), View()).every) == len(NODE)
+    assert len(presenter.present(Poll(NODE, NOW), View()).every) == len(NODE)
 
 
 def test_stale_nodes_and_failures_add_nothing_to_the_history() -> None:
     presenter = Presenter(10.0)
-    for look in moving([MINER])[:3]:
-        presenter.take(look)
+    for poll in moving([MINER])[:3]:
+        presenter.add(poll)
     key = (MINER.node, MINER.cgroup, MINER.container_id)
     before = presenter.history.of(key)
-    presenter.take(replace(moving([MINER])[3], stale={MINER.node: NOW}))
-    presenter.take(replace(moving([MINER])[4], failure="no"))
+    presenter.add(replace(moving([MINER])[3], stale={MINER.node: NOW}))
+    presenter.add(replace(moving([MINER])[4], failure="no"))
     assert presenter.history.of(key) == before
 
 
 def test_containers_and_agents_are_found_by_their_names() -> None:
-    shown = Presenter(10.0).present(Look(NODE, NOW, agents=(AGENT,)), View())
+    shown = Presenter(10.0).present(Poll(NODE, NOW, agents=(AGENT,)), View())
     assert shown.container((MINER.node, MINER.cgroup, MINER.container_id)) == MINER
     assert shown.container(("x", MINER.cgroup, MINER.container_id)) is None
     assert shown.agent("node-7") == AGENT
     assert shown.agent("x") is None
 
 
-def test_threads_of_a_feed_end_with_it(looks: list[Look]) -> None:
+def test_threads_of_a_feed_end_with_it(polls: list[Poll]) -> None:
     before = threading.active_count()
-    feed = fed(Recorded([Look((), NOW)]), looks)
+    feed = fed(Recorded([Poll((), NOW)]), polls)
     feed.close()
     until(lambda: threading.active_count() == before)

@@ -12,7 +12,7 @@ from textual.events import MouseScrollDown
 
 from minerwatch.api.types import ContainerStatus
 from minerwatch.cli.top_screen.table import HELD, LongTable
-from minerwatch.view.screen.look import Look
+from minerwatch.view.screen.poll import Poll
 from tests.cli.top_screen.driving import AGENT, Driven, Recorded, run
 from tests.report.samples import MINER, NOW, SIMULATION
 
@@ -25,14 +25,14 @@ def many(count: int, first: int = 0) -> tuple[ContainerStatus, ...]:
 
 
 def recorded(statuses: Sequence[ContainerStatus]) -> Recorded:
-    return Recorded([Look(tuple(statuses), NOW, agents=(AGENT,))])
+    return Recorded([Poll(tuple(statuses), NOW, agents=(AGENT,))])
 
 
 async def shows(screen: Driven, watched: Recorded, statuses: Sequence[ContainerStatus]) -> None:
-    look = Look(tuple(statuses), NOW)
-    watched.rounds = [look]
+    poll = Poll(tuple(statuses), NOW)
+    watched.rounds = [poll]
     await screen.press("r")
-    await screen.until(lambda: screen.shown.look is look)
+    await screen.until(lambda: screen.shown.poll is poll)
     await screen.settle()
 
 

@@ -314,7 +314,9 @@ def scanner_answers(data: bytes) -> None:
     assert len(result.names) <= yara_scan.MAX_NAMES
     assert all(yara_scan.RULE_NAME.fullmatch(name) for name in result.names)
     with suppress(OSError, ValueError):
-        yara_scan.RuleTexts(()).note_broken(_lines_of(data).next(yara_scan.ScannerAnswer, _soon()))
+        yara_scan.RuleTexts(()).record_broken(
+            _lines_of(data).next(yara_scan.ScannerAnswer, _soon())
+        )
 
 
 def _soon() -> float:

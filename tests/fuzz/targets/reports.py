@@ -31,8 +31,8 @@ from minerwatch.view.lines import cut, fitted, wrapped
 from minerwatch.view.overview import Coverage, overview
 from minerwatch.view.screen.banner import banner_lines
 from minerwatch.view.screen.containers import Kind, Tree, View
-from minerwatch.view.screen.look import Look
 from minerwatch.view.screen.page import page_sections
+from minerwatch.view.screen.poll import Poll
 from minerwatch.view.screen.presentation import Presenter
 from minerwatch.view.selection import SORT_KEYS, filtered, found, sorted_by
 from tests.fuzz.contract import (
@@ -99,12 +99,12 @@ def snapshot_on_screen(data: bytes) -> None:
     if report is None:
         return
     presenter = Presenter(1.0)
-    look = Look(report.statuses, NOW, agents=(report.agent,) if report.agent else ())
+    poll = Poll(report.statuses, NOW, agents=(report.agent,) if report.agent else ())
     for second in range(2):
-        presenter.take(replace(look, at=NOW + timedelta(seconds=second)))
+        presenter.add(replace(poll, at=NOW + timedelta(seconds=second)))
     views = [View(kind=kind, show_all=True) for kind in Kind]
     for view in (*views, *(View(tree=tree, show_all=True) for tree in Tree)):
-        shown = presenter.present(look, view)
+        shown = presenter.present(poll, view)
         layout = shown.layout(_WIDTH)
         for row in shown.rows:
             is_line("".join(text for text, _ in shown.cells(row, layout)))

@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from minerwatch.api import client, orders
+from minerwatch.api.types import CullAnswer, ReleaseAnswer
 from minerwatch.cli.cull import decoded_lines
 from minerwatch.errors import OrderError, SnapshotError
 from minerwatch.report.bounded_reader import RequestError
@@ -93,7 +94,7 @@ def order(data: bytes) -> None:
             is_publishable(found)
     everything = _is_refused_in_words(data, orders.ReleaseAllOrder)
     assert everything is None or len(everything.namespace) <= 4096
-    told = _is_refused_in_words(data, orders.ToldOrder)
+    told = _is_refused_in_words(data, orders.HoursOrder)
     assert told is None or 0 < told.hours <= orders.MAX_HOURS
 
 
@@ -101,11 +102,11 @@ def order(data: bytes) -> None:
 def order_answer(data: bytes) -> None:
     """What an agent answers to an order, as the command shows it."""
     try:
-        are_lines(cull_text(orders.cull_answer(data)))
+        are_lines(cull_text(orders.answer_of(data, CullAnswer)))
     except OrderError as error:
         is_told(error)
     try:
-        are_lines(release_text(orders.release_answer(data)))
+        are_lines(release_text(orders.answer_of(data, ReleaseAnswer)))
     except OrderError as error:
         is_told(error)
     try:

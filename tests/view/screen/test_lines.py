@@ -35,9 +35,9 @@ from minerwatch.view.screen.containers import Kind, Row, Tree, View
 from minerwatch.view.screen.details import container_lines
 from minerwatch.view.screen.history import LevelChange, key_of
 from minerwatch.view.screen.layout import Traits, fitting
-from minerwatch.view.screen.look import Look
 from minerwatch.view.screen.nodes import NodeRow, node_lines, node_rows
 from minerwatch.view.screen.page import Section, Subject, cpu_text, page_sections
+from minerwatch.view.screen.poll import Poll
 from minerwatch.view.screen.presentation import Presentation, Presenter
 from minerwatch.view.screen.process_list import encode_processes, limits, process_table
 from minerwatch.view.screen.processes import ProcessRow, process_lines, process_rows
@@ -87,18 +87,18 @@ def fit(lines: Sequence[Text], width: int) -> bool:
 # Banner.
 
 
-def presented(look: Look, view: View | None = None) -> Presentation:
-    return Presenter(10.0).present(look, view or View())
+def presented(poll: Poll, view: View | None = None) -> Presentation:
+    return Presenter(10.0).present(poll, view or View())
 
 
-def banner(look: Look, width: int, height: int = 7, view: View | None = None) -> list[Text]:
-    state = state_of(look, 5.0, width, is_paused=False)
-    return banner_lines(presented(look, view), state, width, height)
+def banner(poll: Poll, width: int, height: int = 7, view: View | None = None) -> list[Text]:
+    state = state_of(poll, 5.0, width, is_paused=False)
+    return banner_lines(presented(poll, view), state, width, height)
 
 
 def test_the_banner_of_a_node() -> None:
-    look = Look(NODE, NOW, agents=(AGENT,))
-    first, second, third = plain(banner(look, 120))
+    poll = Poll(NODE, NOW, agents=(AGENT,))
+    first, second, third = plain(banner(poll, 120))
     assert first.startswith("minerwatch · node node-7 · agent 0.1.0 · 112 rules · mode observe ")
     assert first.endswith(" 02:30:00Z, every 5s")
     assert len(first) == 120
@@ -110,8 +110,8 @@ def test_the_banner_of_a_node() -> None:
 
 
 def test_the_banner_of_a_cluster_while_it_is_asked() -> None:
-    look = Look(NODE, NOW, coverage=COVERAGE, agents=(AGENT,), progress=(412, 1000))
-    lines = plain(banner(look, 80))
+    poll = Poll(NODE, NOW, coverage=COVERAGE, agents=(AGENT,), progress=(412, 1000))
+    lines = plain(banner(poll, 80))
     assert lines[0].startswith("minerwatch · context lab · all namespaces")
     assert lines[0].endswith("asking 412 of 1,000")
     assert lines[1] == "agent 0.1.0 · 112 rules · mode observe"
@@ -122,8 +122,8 @@ def test_agents_that_differ_and_modes_that_act_are_told() -> None:
     enforcing = structs.replace(
         AGENT, node="node-8", culling="enforce", version="0.2.0", broken_rules=2
     )
-    look = Look(NODE, NOW, agents=(AGENT, enforcing))
-    (first, *_) = plain(banner(look, 200))
+    poll = Poll(NODE, NOW, agents=(AGENT, enforcing))
+    (first, *_) = plain(banner(poll, 200))
     assert "agents 0.1.0 (1), 0.2.0 (1)" in first
     assert "mode observe (1), enforce (1)" in first
     assert "broken rule files on 1 node" in first
@@ -132,31 +132,31 @@ def test_agents_that_differ_and_modes_that_act_are_told() -> None:
 def test_what_is_chosen_is_told_even_where_there_is_little_room() -> None:
     view = View(text="xmrig", tree=Tree.OWNER)
     for width in (60, 80, 120, 200):
-        second = plain(banner(Look(NODE, NOW), width, view=view))[1]
+        second = plain(banner(Poll(NODE, NOW), width, view=view))[1]
         assert "holding “xmrig”" in second
         assert "by owner" in second
 
 
 def test_the_banner_has_the_machine_where_it_runs_here() -> None:
     machine = MachineTotals(16, 2.5, 32 << 30, 12 << 30)
-    second = plain(banner(Look(NODE, NOW, machine=machine), 160))[1]
+    second = plain(banner(Poll(NODE, NOW, machine=machine), 160))[1]
     assert "11.9 of 16 cores busy · 12 GiB of 32 GiB memory · load 2.5" in second
-    assert "of 16 cores busy · 7 shown" in plain(banner(Look(NODE, NOW, machine=machine), 100))[1]
+    assert "of 16 cores busy · 7 shown" in plain(banner(Poll(NODE, NOW, machine=machine), 100))[1]
 
 
 def test_a_namespace_that_the_node_has_not_is_said() -> None:
-    lines = plain(banner(Look(NODE, NOW), 120, view=View(namespace="nope")))
+    lines = plain(banner(Poll(NODE, NOW), 120, view=View(namespace="nope")))
     assert any(
         each.startswith("no pod of namespace nope runs on this node; here") for each in lines
     )
-    lines = plain(banner(Look(NODE, NOW), 120, view=View(namespace="binder")))
+    lines = plain(banner(Poll(NODE, NOW), 120, view=View(namespace="binder")))
     assert not any("no pod of namespace" in each for each in lines)
 
 
 def test_troubles_that_do_not_fit_are_counted() -> None:
     missing = tuple(Unanswered(f"node-{n}", "", f"reason {n}") for n in range(9))
-    look = Look(NODE, NOW, coverage=replace(COVERAGE, missing=missing), failure="no connection")
-    lines = plain(banner(look, 80, 5))
+    poll = Poll(NODE, NOW, coverage=replace(COVERAGE, missing=missing), failure="no connection")
+    lines = plain(banner(poll, 80, 5))
     assert len(lines) == 5
     assert any("more: n)" in each for each in lines)
     assert any(each.startswith("campaign") for each in lines)
@@ -168,8 +168,8 @@ def test_whatever_is_told_the_banner_fits(
     name: str, reason: str, agent: AgentStatus, width: int, height: int
 ) -> None:
     coverage = Coverage(name, name, 1, (Unanswered(name, name, reason),), reason)
-    look = Look(NODE, NOW, coverage=coverage, agents=(agent,), notes=(reason,), failure=name)
-    lines = banner(look, width, height, View(text=name))
+    poll = Poll(NODE, NOW, coverage=coverage, agents=(agent,), notes=(reason,), failure=name)
+    lines = banner(poll, width, height, View(text=name))
     assert len(lines) <= max(height, 3)
     assert all(printable(each.plain) == each.plain for each in lines)
     if width >= 40:
@@ -183,7 +183,7 @@ def shown_of(statuses: Sequence[ContainerStatus], view: View, **changes: object)
     presenter = Presenter(10.0)
     for step in range(12):
         presenter.history.add(statuses, 10.0 * step)
-    return presenter.present(Look(tuple(statuses), NOW, **changes), view)  # type: ignore[arg-type]
+    return presenter.present(Poll(tuple(statuses), NOW, **changes), view)  # type: ignore[arg-type]
 
 
 def drawn_all(shown: Presentation, width: int) -> list[str]:
@@ -286,7 +286,7 @@ def test_details_say_what_matters_first() -> None:
 @given(containers)
 def test_details_are_lines_without_power(status: ContainerStatus) -> None:
     for kind in Kind:
-        shown = presented(Look((status,), NOW), View(show_all=True, kind=kind))
+        shown = presented(Poll((status,), NOW), View(show_all=True, kind=kind))
         for each in shown.rows:
             assert all(printable(line.plain) == line.plain for line in shown.lines(each))
 
@@ -528,8 +528,8 @@ def test_the_owner_of_a_process_is_there_at_120_columns_and_all_at_200(
 # Nodes, words.
 
 
-def nodes(look: Look, **chosen: object) -> tuple[NodeRow, ...]:
-    return node_rows(look, View(kind=Kind.NODES, **chosen))  # type: ignore[arg-type]
+def nodes(poll: Poll, **chosen: object) -> tuple[NodeRow, ...]:
+    return node_rows(poll, View(kind=Kind.NODES, **chosen))  # type: ignore[arg-type]
 
 
 def test_nodes_say_why_they_are_missing_and_what_their_agents_lack() -> None:
@@ -538,10 +538,10 @@ def test_nodes_say_why_they_are_missing_and_what_their_agents_lack() -> None:
         blind_spots=("/proc is not the host's",),
     )  # fmt: skip
     stale = {"node-3": NOW - timedelta(minutes=2)}
-    look = Look((MINER,), NOW, COVERAGE, (AGENT, odd), stale=stale)
-    rows = nodes(look)
+    poll = Poll((MINER,), NOW, COVERAGE, (AGENT, odd), stale=stale)
+    rows = nodes(poll)
     assert [row.node for row in rows] == ["node-3", "node-7", "node-8"]
-    text = "\n".join(line.plain for row in rows for line in node_lines(row, look))
+    text = "\n".join(line.plain for row in rows for line in node_lines(row, poll))
     for told in (
         "did not answer (minerwatch/minerwatch-9zlpd): its agent does not run: CrashLoopBackOff",
         "its containers are shown as they were 2m ago",
@@ -552,8 +552,8 @@ def test_nodes_say_why_they_are_missing_and_what_their_agents_lack() -> None:
         "2.0 cores busy, 1 container, 1 flagged",
     ):
         assert told in text
-    (silent,) = nodes(Look((SIMULATION,), NOW))
-    assert "older than this program" in "".join(plain(list(node_lines(silent, look))))
+    (silent,) = nodes(Poll((SIMULATION,), NOW))
+    assert "older than this program" in "".join(plain(list(node_lines(silent, poll))))
 
 
 def test_what_is_off_by_choice_is_no_trouble_and_what_is_clear_is_not_flagged() -> None:
@@ -561,22 +561,22 @@ def test_what_is_off_by_choice_is_no_trouble_and_what_is_clear_is_not_flagged() 
     states = (ProbeReport("first_words", "off"), ProbeReport("execs", "unavailable"))
     agent = structs.replace(AGENT, probes_off=off, probes=states)
     weak = structs.replace(MINER, level="clear", score=1.0)
-    look = Look((weak,), NOW, agents=(agent,))
-    (row,) = nodes(look)
+    poll = Poll((weak,), NOW, agents=(agent,))
+    (row,) = nodes(poll)
     assert row.flagged == 0
-    assert nodes(look, text="first_words") == ()
-    said = {line.plain.partition(" is off")[0]: line.style for line in node_lines(row, look)}
+    assert nodes(poll, text="first_words") == ()
+    said = {line.plain.partition(" is off")[0]: line.style for line in node_lines(row, poll)}
     assert said["probe execs"] == "yellow"
     assert said["probe first_words"] == "dim"
 
 
 def test_nodes_are_sorted_and_filtered() -> None:
     busy = structs.replace(SIMULATION, node="node-1", cpu_cores=30.0)
-    look = Look((MINER, busy), NOW, COVERAGE)
-    assert [row.node for row in nodes(look, sort="cpu")] == ["node-1", "node-7", "node-3"]
-    assert [row.node for row in nodes(look, sort="node")] == ["node-1", "node-3", "node-7"]
-    assert [row.node for row in nodes(look, text="crash")] == ["node-3"]
-    lines = drawn_all(presented(look, View(kind=Kind.NODES)), 120)
+    poll = Poll((MINER, busy), NOW, COVERAGE)
+    assert [row.node for row in nodes(poll, sort="cpu")] == ["node-1", "node-7", "node-3"]
+    assert [row.node for row in nodes(poll, sort="node")] == ["node-1", "node-3", "node-7"]
+    assert [row.node for row in nodes(poll, text="crash")] == ["node-3"]
+    lines = drawn_all(presented(poll, View(kind=Kind.NODES)), 120)
     assert "30.0" in next(line for line in lines if line.startswith("node-1 "))
 
 
@@ -584,9 +584,9 @@ def test_nodes_are_sorted_and_filtered() -> None:
 @given(agents, hostile_text, widths)
 def test_nodes_fit(agent: AgentStatus, text: str, width: int) -> None:
     coverage = Coverage(text, text, 1, (Unanswered(text, text, text),), text)
-    look = Look((), NOW, coverage, (agent,), (text,))
-    for each in nodes(look):
-        lines = flat(words.node_sections(each, look, width))
+    poll = Poll((), NOW, coverage, (agent,), (text,))
+    for each in nodes(poll):
+        lines = flat(words.node_sections(each, poll, width))
         assert all(printable(line.plain) == line.plain for line in lines)
         if width >= 40:
             assert fit(lines, width)
@@ -601,7 +601,7 @@ def test_the_help_fits() -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_filters_are_quoted(name: str) -> None:
-    text = words.empty_text(Look((), NOW), None, View(text=name), "x")
+    text = words.empty_text(Poll((), NOW), None, View(text=name), "x")
     assert all(printable(line) == line for line in text.splitlines())
     assert len(text.splitlines()) == 2
 

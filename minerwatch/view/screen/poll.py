@@ -15,17 +15,17 @@ KEPT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Poll:
     """Everything that is shown until the next one."""
 
     statuses: tuple[ContainerStatus, ...]
     at: datetime
     coverage: Coverage | None = None  # None: of one node
     agents: tuple[AgentStatus, ...] = ()
-    notes: tuple[str, ...] = ()  # limits of this look
+    notes: tuple[str, ...] = ()  # limits of this poll
     stale: Mapping[str, datetime] = field(default_factory=dict)  # node -> time of its last answer
     progress: tuple[int, int] | None = None  # nodes that were asked, of all; None: it is whole
-    machine: MachineTotals | None = None  # of the node that this runs on, if that is looked at
+    machine: MachineTotals | None = None  # of the node that this runs on, if that is read
     failure: str = ""  # why there is nothing newer
 
 
@@ -65,7 +65,7 @@ class Answers:
         self._total = len(listed)
         self._blind_spot = blind_spot
 
-    def take(self, answer: NodeAnswer, at: datetime) -> None:
+    def add(self, answer: NodeAnswer, at: datetime) -> None:
         """Add the result of asking one node."""
         known = self._nodes.setdefault(answer.node, _Known())
         known.is_asked = True
@@ -78,7 +78,7 @@ class Answers:
             known.report, known.answered = None, None
             self._statuses = None
 
-    def look(self, at: datetime) -> Look:
+    def poll(self, at: datetime) -> Poll:
         """Return all that is known now."""
         names = sorted(self._nodes)
         known = [self._nodes[name] for name in names]
@@ -95,7 +95,7 @@ class Answers:
         )
         if self._statuses is None:
             self._statuses = tuple(status for report in reports for status in report.statuses)
-        return Look(
+        return Poll(
             self._statuses,
             at,
             coverage,
