@@ -39,9 +39,18 @@ class Engine:
 
     def run(self, *args: str) -> str:
         """Run the engine's client; return what it prints."""
-        done = subprocess.run([*self.command, *args], capture_output=True, text=True, check=False)
+        done = self._run(args)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+    def output(self, *args: str) -> str:
+        """Return what the engine's client prints, or nothing if it fails."""
+        done = self._run(args)
+        return "" if done.returncode else done.stdout.strip()
+
+    def _run(self, args: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+        command = [*self.command, *args]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
 
     def start(self, name: str, *command: str, options: tuple[str, ...] = ()) -> str:
         """Start a container from busybox; return its id."""
