@@ -1,11 +1,12 @@
-"""The HTTP server under attack: a flood, slow clients and stalled TLS handshakes at once.
+"""The HTTP server under attack (root): a flood, slow clients, stalled TLS handshakes at once.
 
     python -m benchmarks.http_flood [--connections 180000] [--slow 2000] [--tree FOLDER]…
 
-A server of the agent runs in a process of its own. Attackers on several addresses open short
-connections, hold slow ones open, opening each again that is closed, and stop in the middle of TLS
-handshakes. Meanwhile an honest client on another address reads /healthz and /metrics. Measured
-over plain HTTP and over TLS. Each ``--tree`` is a checkout that is measured beside this one.
+A server of the agent runs in a process of its own. Attackers, each a user with an address of its
+own, open short connections, hold slow ones open, opening each again that is closed, and stop in the
+middle of TLS handshakes. Meanwhile an honest client reads /healthz and /metrics once a second: in a
+flood each client may open two connections a second. Measured over plain HTTP and over TLS. Each
+``--tree`` is a checkout that is measured beside this one.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ _HONEST = "127.0.0.1"
 _STALLS = 200
 _FLOOD_S = 60.0  # at least; the machine may take longer
 _PENDING = 100  # connections of one flooder
-_PAUSE_S = 0.1  # between two requests of the honest client
+_PAUSE_S = 1.0  # of the honest client, after each pair of requests
+_FIRST_UID = 30_000  # of the attackers: on loopback the server tells clients apart by user
 _PATIENCE_S = 10.0
 _CLIENT_HELLO_BEGUN = b"\x16\x03\x01\x02\x00\x01\x00"
 _SERVER = """
@@ -82,6 +84,8 @@ def main() -> None:
 
 def rows(chosen: argparse.Namespace) -> Iterator[Row]:
     """Each tree, over plain HTTP and over TLS."""
+    if os.geteuid() != 0:
+        raise NotHereError("attacks as several users: run it as root")
     _raise_open_file_limit(chosen.slow + 1000)
     with tempfile.TemporaryDirectory() as folder:
         certificate = _certificate(Path(folder))
@@ -103,12 +107,12 @@ def _attacked(
         assert server.stdout is not None
         port = int(server.stdout.readline())
         began_s = time.monotonic()
-        flooders = [
-            _started(_flood, port, address, connections // len(_FLOODERS)) for address in _FLOODERS
-        ]
-        others = [_started(_hold, port, _SLOW, slow, b"GET /healthz HTTP/1.1\r\n", b"X: y\r\n")]
+        flooders = _started(_FLOODERS, _flood, port, connections // len(_FLOODERS))
+        slow_head = b"GET /healthz HTTP/1.1\r\n", b"X: y\r\n"
+        others = _started(_SLOW, _hold, port, slow // len(_SLOW), *slow_head)
         if certificate:
-            others.append(_started(_hold, port, _STALLING, _STALLS, _CLIENT_HELLO_BEGUN, b"\x00"))
+            begun = _CLIENT_HELLO_BEGUN, b"\x00"
+            others += _started(_STALLING, _hold, port, _STALLS // len(_STALLING), *begun)
         polled = _poll(port, certificate, lambda: any(each.is_alive() for each in flooders))
         took_s = time.monotonic() - began_s
         usage = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
@@ -133,10 +137,23 @@ def _attacked(
         yield Row(MEASURE, case, f"{path} longest", 1e3 * ordered[-1], "ms")
 
 
-def _started(work: Callable[..., None], *arguments: object) -> ForkProcess:
-    process = multiprocessing.get_context("fork").Process(target=work, args=arguments, daemon=True)
-    process.start()
-    return process
+def _started(
+    addresses: Sequence[str], attack: Callable[..., None], *arguments: object
+) -> list[ForkProcess]:
+    """Start an attacker on each address, as the user of that address."""
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=_attack, args=(attack, address, *arguments), daemon=True)
+        for address in addresses
+    ]
+    for each in processes:
+        each.start()
+    return processes
+
+
+def _attack(attack: Callable[..., None], address: str, *arguments: object) -> None:
+    os.setuid(_FIRST_UID + (_FLOODERS + _SLOW + _STALLING).index(address))
+    attack(address, *arguments)
 
 
 def _connected(port: int, address: str) -> socket.socket:
@@ -147,7 +164,7 @@ def _connected(port: int, address: str) -> socket.socket:
     return client
 
 
-def _flood(port: int, address: str, count: int) -> None:
+def _flood(address: str, port: int, count: int) -> None:
     """Open so many connections and reset each a little later, without waiting for the server."""
     pending: deque[socket.socket] = deque()
     began_s = time.monotonic()
@@ -163,14 +180,14 @@ def _flood(port: int, address: str, count: int) -> None:
             pending.popleft().close()
 
 
-def _hold(port: int, addresses: Sequence[str], count: int, first: bytes, next_: bytes) -> None:
+def _hold(address: str, port: int, count: int, first: bytes, next_: bytes) -> None:
     """Hold so many connections open by a few bytes a second; open those again that are closed."""
     held: list[socket.socket | None] = [None] * count
     while True:
         for index, client in enumerate(held):
             try:
                 if client is None:
-                    client = held[index] = _connected(port, addresses[index % len(addresses)])
+                    client = held[index] = _connected(port, address)
                     client.sendall(first)
                     client.setblocking(False)
                 else:

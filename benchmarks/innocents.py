@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -202,8 +202,12 @@ def workloads(folder: Path) -> tuple[list[Workload], list[str]]:
     return found, missing
 
 
-def observe(here: Sequence[Workload], seconds: float) -> list[Seen]:
-    """Run ``here`` for ``seconds``, all at once; return what the probes saw.
+def observe(
+    here: Sequence[Workload],
+    seconds: float,
+    goes_on: Callable[[Sequence[Seen]], bool] = lambda _seen: False,
+) -> list[Seen]:
+    """Run ``here`` for ``seconds``, and while ``goes_on``, all at once; return what was seen.
 
     Raises SourceUnavailableError where there is no task iterator.
     """
@@ -217,7 +221,8 @@ def observe(here: Sequence[Workload], seconds: float) -> list[Seen]:
         matcher = Matcher(book.rules)
         ends_s = time.monotonic() + seconds
         looked_s = 0.0
-        while (now_s := time.monotonic()) < ends_s:
+        seen = [each for each, _ in running]
+        while (now_s := time.monotonic()) < ends_s or goes_on(seen):
             if now_s - looked_s >= LOOK_EVERY_S:
                 looked_s = now_s
                 _look(probes, running, matcher, now_s)
@@ -225,7 +230,7 @@ def observe(here: Sequence[Workload], seconds: float) -> list[Seen]:
                 probes.sample(now_s)
             time.sleep(0.5)
         _look(probes, running, matcher, time.monotonic())
-    return [seen for seen, _ in running]
+    return seen
 
 
 class _Opened:

@@ -1,8 +1,9 @@
 """Real container engines for tests: a docker daemon and a podman of their own, below one folder.
 
 Neither uses a network, a registry or the machine's own engine. Both need root, and busybox.
-podman runs containers by runc, or by what MINERWATCH_TEST_RUNTIME names. crun refuses hybrid
-cgroups: there unmount the v2 tree first, in a mount namespace (``unshare --mount``).
+podman runs containers by runc, or by what MINERWATCH_TEST_RUNTIME names: a run that names one is
+about it, so that an engine which cannot be had fails the test instead of skipping it. crun refuses
+hybrid cgroups: there unmount the v2 tree first, in a mount namespace (``unshare --mount``).
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 from tempfile import gettempdir
+from typing import NoReturn
 
 import pytest
 
 from tests.waiting import until
 
 IMAGE = "shop/web:1.2"
-_RUNTIME = os.environ.get("MINERWATCH_TEST_RUNTIME", "runc")
+_RUNTIME = "MINERWATCH_TEST_RUNTIME"
 _LIMITS = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
 
 
@@ -37,9 +39,18 @@ class Engine:
 
     def run(self, *args: str) -> str:
         """Run the engine's client; return what it prints."""
-        done = subprocess.run([*self.command, *args], capture_output=True, text=True, check=False)
+        done = self._run(args)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+    def output(self, *args: str) -> str:
+        """Return what the engine's client prints, or nothing if it fails."""
+        done = self._run(args)
+        return "" if done.returncode else done.stdout.strip()
+
+    def _run(self, args: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+        command = [*self.command, *args]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
 
     def start(self, name: str, *command: str, options: tuple[str, ...] = ()) -> str:
         """Start a container from busybox; return its id."""
@@ -87,7 +98,7 @@ def docker(root: Path) -> Iterator[Engine]:
             until(lambda: socket.exists() or daemon.poll() is not None)
         if daemon.poll() is not None:
             said = (root / "dockerd.log").read_text()
-            pytest.skip(f"dockerd does not start, run it as root of a host: {said[-300:]}")
+            unavailable(f"dockerd does not start, run it as root of a host: {said[-300:]}")
         packed = subprocess.run(
             ["tar", "-C", str(_rootfs(root, busybox)), "-c", "."], capture_output=True, check=True
         )
@@ -103,12 +114,13 @@ def docker(root: Path) -> Iterator[Engine]:
 @contextmanager
 def podman(root: Path) -> Iterator[Engine]:
     """A podman with its storage below ``root``, and its service for one socket."""
-    busybox = _needs("podman", _RUNTIME, f"podman {_RUNTIME}")
+    runtime = os.environ.get(_RUNTIME, "runc")
+    busybox = _needs("podman", runtime, f"podman {runtime}")
     _rootfs(root, busybox)
     socket = root / "podman.sock"
     command = (
         *("podman", f"--root={root}/var/lib/containers/storage", f"--runroot={root}/run"),
-        *("--cgroup-manager=cgroupfs", f"--runtime={_RUNTIME}", "--events-backend=file"),
+        *("--cgroup-manager=cgroupfs", f"--runtime={runtime}", "--events-backend=file"),
         f"--tmpdir={root}/tmp",
     )
     engine = Engine("podman", root, command, socket)
@@ -120,7 +132,7 @@ def podman(root: Path) -> Iterator[Engine]:
     try:
         until(lambda: socket.exists() or service.poll() is not None)
         if service.poll() is not None:
-            pytest.skip("podman's service does not start here: run `podman system service`")
+            unavailable("podman's service does not start here: run `podman system service`")
         yield engine
         engine.run("rm", "-af", "-t", "0")
     finally:
@@ -132,11 +144,16 @@ def _needs(program: str, other: str, packages: str) -> Path:
     """Skip the test unless it can run; return the static busybox."""
     for name in (program, other):
         if shutil.which(name) is None:
-            pytest.skip(f"needs {name}: apt-get install --no-install-recommends {packages}")
+            unavailable(f"needs {name}: apt-get install --no-install-recommends {packages}")
     busybox = shutil.which("busybox")
     if busybox is None:
-        pytest.skip("needs busybox: apt-get install busybox-static")
+        unavailable("needs busybox: apt-get install busybox-static")
     return Path(busybox)
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip the test, or fail it where this run is about engines."""
+    (pytest.fail if _RUNTIME in os.environ else pytest.skip)(reason)
 
 
 def _rootfs(root: Path, busybox: Path) -> Path:

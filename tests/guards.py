@@ -164,7 +164,12 @@ def skip_violations(source: str) -> Iterator[Violation]:
                 yield Violation(node.lineno, "reason of a skip: say what would run the test")
 
 
-_SKIPS = frozenset(("pytest.skip", "pytest.importorskip", "pytest.mark.skip", "pytest.mark.skipif"))
+_SKIPS = frozenset(
+    (
+        *("pytest.skip", "pytest.importorskip", "pytest.mark.skip", "pytest.mark.skipif"),
+        "unavailable",  # of tests.engines
+    )
+)
 _REMEDY = re.compile(
     r"\brun (?:it|as|the tests)\b|\binstall\b|\bmake |\bset |`podman|\bname (?:its|an) |^[A-Z_]+$"
     r"|\byet: "

@@ -56,10 +56,10 @@ class CounterReader:
         """Return the inode of a process's network namespace; None if it cannot be read."""
         try:
             link = os.readlink(f"{self.proc}/{pid}/ns/net")  # noqa: PTH115 - hot
-        except OSError as error:
+            return int(link[5:-1]) if link.startswith("net:[") else None
+        except (OSError, ValueError) as error:
             self._files.count(error)
             return None
-        return int(link[5:-1]) if link.startswith("net:[") else None
 
     def devices(self, pid: int, at_s: float) -> DeviceCounters | None:
         """Read the counters of devices; None if they cannot be read."""

@@ -135,14 +135,12 @@ def test_the_command_on_the_page_starts_an_agent_that_sees_all(
     until(
         lambda: {line["probe"] for line in lines("probe is on")} >= probes,
         lambda: _log(engine),
-        limit_s=60,
     )
     unseen = {line["reason"] for line in lines("cannot see everything")}
     without_bpf = {reason for reason in unseen if "BPF and PERFMON are missing" in reason}
     assert unseen == (set() if probes == _PROBES else without_bpf)
-    shown = until(
-        lambda: engine.run("exec", "minerwatch", installed.program, "top", "--once", "-o", "json")
-    )
+    top = ("exec", "minerwatch", installed.program, "top", "--once", "-o", "json")
+    shown = until(lambda: engine.output(*top), lambda: engine.run(*top))  # fails on a busy node
     assert {"host", container_id[:12]} <= {each["container"] for each in json.loads(shown)}
 
 

@@ -114,6 +114,7 @@ def _with_atheris(name: str, seconds: float, finds: Finds) -> NoReturn:
     folder.mkdir(parents=True, exist_ok=True)
     artifacts = BUILD / "crashes" / name
     artifacts.mkdir(parents=True, exist_ok=True)
+    _warm_up(target, finds)
     words = _dictionary(BUILD / "words.dict")
     arguments = [
         sys.argv[0],
@@ -130,6 +131,11 @@ def _with_atheris(name: str, seconds: float, finds: Finds) -> NoReturn:
     atheris.Setup(arguments, once, custom_mutator=changed)
     atheris.Fuzz()
     sys.exit(0)
+
+
+def _warm_up(target: Target, finds: Finds) -> None:
+    """Try nothing at first: what is read once (rules) takes longer than an input may."""
+    guarded(target, b"", finds, 9 * HUNG_S)
 
 
 def _dictionary(path: Path) -> Path:
@@ -151,7 +157,7 @@ def fuzz_with_mutation(target: Target, seconds: float, finds: Finds) -> None:
     seeds = [*kept(target.name).values(), *found(target.name).values()] or [b""]
     chance = Random(time.time_ns())
     reached: set[tuple[str, int]] = set()
-    guarded(target, b"", finds, 9 * HUNG_S)  # what is read once (rules) may take its time
+    _warm_up(target, finds)
     for seed in seeds:
         reached |= _lines_of(target, seed, finds)
     at_first, runs, added = len(reached), 0, 0

@@ -25,6 +25,14 @@ def test_the_namespace_of_a_process() -> None:
     assert not any(reader.failures.values())
 
 
+def test_a_namespace_without_an_inode_is_malformed(tmp_path: Path) -> None:
+    (tmp_path / "7" / "ns").mkdir(parents=True)
+    (tmp_path / "7" / "ns" / "net").symlink_to("net:[?]")
+    reader = CounterReader(str(tmp_path))
+    assert reader.namespace(7) is None
+    assert reader.failures["malformed"] == 1
+
+
 @needs_root
 def test_a_scan_is_in_the_counters_of_its_namespace() -> None:
     reader = CounterReader()
