@@ -67,6 +67,21 @@ _PYTHON: dict[tuple[str, str], tuple[str, str]] = {
         ("hash", f"crypt {name}"): ("ctypes", _CRYPT.format(prefix))
         for name, prefix in {"yescrypt": "$y$", "gost-yescrypt": "$gy$", "SHA-512": "$6$"}.items()
     },
+    **{
+        ("hash", name): (
+            module,
+            f"import {module} as m\nwhile True: m.getPoWHash(bytes(80))",
+        )
+        for name, module in {"X11": "dash_hash", "yespower": "bitweb_yespower"}.items()
+    },
+    **{  # neoscrypt-python, lyra2re2-hash: what they have for Python fails since 3.10
+        ("hash", name): (
+            module,
+            f"import ctypes, {module} as m\nhashed = ctypes.CDLL(m.__file__).{module}\n"
+            "out = ctypes.create_string_buffer(32)\nwhile True: hashed(bytes(80), out, 0)",
+        )
+        for name, module in {"NeoScrypt": "neoscrypt", "Lyra2REv2": "lyra2re2_hash"}.items()
+    },
     ("login", "crypt bcrypt"): ("ctypes", _CRYPT.format("$2b$")),
     ("login", "bcrypt"): (
         "bcrypt",

@@ -71,6 +71,11 @@ class Line:
         """Whether an innocent would be woken up for, or worse."""
         return self.recorded.label == "benign" and (self.level >= ALARM or self.outcome.cullable)
 
+    @property
+    def is_executed(self) -> bool:
+        """Return True if the line has facts on executed code."""
+        return "HashCodeShare" in self.recorded.facts
+
 
 Holds = Callable[[Line], bool]
 
@@ -82,6 +87,29 @@ class Row:
     name: str
     miners: int
     benign: int
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A level that lines of these kinds, with facts on executed code, are to reach."""
+
+    name: str
+    kinds: frozenset[str]
+    level: Level
+
+    def share(self, lines: Sequence[Line]) -> tuple[int, float]:
+        """Return the number of these lines, and the share that reaches the level."""
+        own = [line for line in lines if line.is_executed and line.kind in self.kinds]
+        return len(own), sum(line.level >= self.level for line in own) / max(1, len(own))
+
+
+GOALS = (
+    Goal("RandomX", frozenset(("randomx",)), ALARM),
+    Goal("functions of coins, with a session", frozenset(("coin",)), ALARM),
+    Goal("general hash functions", frozenset(("hash",)), FOUND),
+)
+LEAST_RECALL = 0.98
+MOST_FALSE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +254,7 @@ def report_lines(result: Result) -> Iterator[str]:
     yield ""
     yield from _shares("level", result, _LEVELS)
     yield from _shares("a rule of this signal holds", result, _SIGNALS)
+    yield from _goals(result)
     yield from _kinds("Miners, by kind", result.miners)
     yield from _kinds("Benign lines, by kind", result.benign)
     yield from _containers_table(result.containers)
@@ -249,6 +278,23 @@ def _shares(title: str, result: Result, rows: Sequence[tuple[str, Holds]]) -> It
             recall = row.miners / len(result.miners)
             false = row.benign / len(result.benign)
             yield f"| {row.name} | {row.miners} | {recall:.1%} | {row.benign} | {false:.1%} |"
+    yield ""
+
+
+def _goals(result: Result) -> Iterator[str]:
+    yield "| lines with executed code | lines | level | reach it | goal |"
+    yield "| --- | ---: | --- | ---: | ---: |"
+    for goal in GOALS:
+        count, share = goal.share(result.miners)
+        level = f"at least {goal.level.label}"
+        yield f"| {goal.name} | {count} | {level} | {share:.1%} | ≥ {LEAST_RECALL:.0%} |"
+    for name, lines in (
+        ("benign ones", [line for line in result.benign if line.is_executed]),
+        ("all benign lines, with it or not", result.benign),
+    ):
+        share = sum(line.level >= FOUND for line in lines) / len(lines)
+        level = f"at least {FOUND.label}"
+        yield f"| {name} | {len(lines)} | {level} | {share:.1%} | ≤ {MOST_FALSE:.0%} |"
     yield ""
 
 

@@ -41,8 +41,8 @@ _AT_ONCE = 3
 _LIMIT_S = 900.0
 _LEAST_SCORE = 15.0
 """Rules below only explain."""
-_START_S = 30.0
-"""For so long nothing is seen of a program: it imports, reads and compiles."""
+_START_S, _START_CPU_S = 30.0, 10.0
+"""For so long, and so much CPU time, it is not looked at: it imports, reads and compiles."""
 _RANDOMX_S = 90.0
 """It fills its cache by Argon2 first."""
 _NAMED_S = 90.0
@@ -80,7 +80,16 @@ class Running:
         """Return True if it probably computes what is to be seen; its output says so, if kept."""
         if self.program.output is not None and self.program.kind == "randomx":
             return self.program.output.stat().st_size > 0
-        return time.monotonic() - self.started_s >= _START_S
+        return time.monotonic() - self.started_s >= _START_S and self._cpu_s() >= _START_CPU_S
+
+    def _cpu_s(self) -> float:
+        used_s = 0.0
+        for pid in self.pids:
+            with suppress(psutil.Error):
+                used_s += sum(
+                    psutil.Process(pid).cpu_times()[:4]
+                )  # with children that it waited for
+        return used_s
 
     def end(self) -> None:
         """Kill all of them."""

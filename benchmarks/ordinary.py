@@ -9,7 +9,7 @@ _TARGETS = Path(__file__).parents[1] / "tests" / "targets"
 _FOLDER = "d=$(mktemp -d) && cd $d && trap 'rm -rf $d; kill 0' EXIT; "
 _FILES = f"{_FOLDER} cp -r /usr/share/perl/5.*.* files; "
 _TEXT = f"{_FOLDER} cat /usr/share/perl/5.*.*/*.pm > file; "
-_WAVE = f"{_FOLDER} sox -n -r 44100 -c 2 a.wav synth 600 pinknoise; "
+_WAVE = f"{_FOLDER} sox -n -r 44100 -c 2 -b 16 a.wav synth 600 pinknoise; "
 
 _LOGIN = """
 import hashlib, http.client, http.server, os, socket, socketserver, threading, time
@@ -331,10 +331,11 @@ SHELL: dict[tuple[str, str], tuple[str, str]] = {
     ),
     ("ordinary", "GLPK"): (
         "glpsol",
-        f"{_FOLDER} (echo 'param n := 60; set I := 1..n; param c{{i in I, j in I}} := Uniform(1, 99);"
-        " var x{i in I, j in I} binary; minimize z: sum{i in I, j in I} c[i,j] * x[i,j];"
-        " s.t. a{i in I}: sum{j in I} x[i,j] = 1; s.t. b{j in I}: sum{i in I} c[i,j] * x[i,j] <= 40; end;')"
-        " > a.mod; while :; do glpsol --cuts --math a.mod --tmlim 30; done",
+        f"{_FOLDER} echo 'param n := 60; set I := 1..n; set J := 1..8; param w{{i in I, j in J}} := Uniform(1, 99);"
+        " param c{i in I, j in J} := 111 - w[i,j] + Uniform(-10, 10); var x{i in I, j in J} binary;"
+        " minimize z: sum{i in I, j in J} c[i,j] * x[i,j]; s.t. a{i in I}: sum{j in J} x[i,j] = 1;"
+        " s.t. b{j in J}: sum{i in I} w[i,j] * x[i,j] <= sum{i in I} w[i,j] / 10; end;'"
+        " > a.mod; while :; do glpsol --cuts --math a.mod --tmlim 900; done",
     ),
     **{
         ("ordinary", name): (program, f"{program} {option} '{source}'")

@@ -15,6 +15,10 @@ from benchmarks.detection import (
     CORPUS,
     DOCUMENT,
     END,
+    GOALS,
+    LEAST_RECALL,
+    MOST_FALSE,
+    Goal,
     Result,
     documented_rows,
     measured,
@@ -31,9 +35,9 @@ from tests import shipped
 from tests.detection.test_facts import PROCESS
 
 LEAST = {"benign": 600, "miners": 300}
-RECORDED_IN = {"/bin/sh", "/home/jovyan", "/usr/bin", "/usr/lib"}
+RECORDED_IN = {"/bin/sh", "/home/jovyan", "/usr/bin", "/usr/lib", "/usr/sbin"}
 """Folders that recorded lines may name: of any machine, not of the one that recorded them."""
-RECORDED = ("recorded/", "executed/", "hash/", "randomx/")
+RECORDED = ("recorded/", "executed/", "coin/", "hash/", "randomx/")
 RENEW = "python -m benchmarks.detection --write"
 
 
@@ -129,7 +133,25 @@ def test_no_benign_line_is_cullable(result: Result) -> None:
 
 def test_at_most_one_benign_line_in_a_hundred_is_suspicious(result: Result) -> None:
     suspicious = [line.recorded.id for line in result.benign if line.outcome.level != "clear"]
-    assert len(suspicious) <= len(result.benign) / 100, suspicious
+    assert len(suspicious) <= MOST_FALSE * len(result.benign), suspicious
+
+
+@pytest.mark.parametrize("goal", GOALS, ids=lambda goal: goal.name)
+def test_hashers_are_found_by_what_they_execute(goal: Goal, result: Result) -> None:
+    count, share = goal.share(result.miners)
+    assert count >= 5
+    assert share >= LEAST_RECALL
+
+
+def test_each_miner_with_executed_code_has_a_goal(result: Result) -> None:
+    kinds = {line.kind for line in result.miners if line.is_executed}
+    assert kinds == set().union(*(goal.kinds for goal in GOALS))
+
+
+def test_no_benign_line_with_executed_code_is_suspicious(result: Result) -> None:
+    lines = [line for line in result.benign if line.is_executed]
+    assert len(lines) >= 20
+    assert [line.recorded.id for line in lines if line.outcome.level != "clear"] == []
 
 
 @pytest.mark.parametrize("line", lines_of("grey"), ids=lambda line: str(line["id"]))

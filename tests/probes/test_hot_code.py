@@ -20,6 +20,8 @@ HERE, THERE = ContainerKey("/here", 1), ContainerKey("/there", 2)
 ONE, TWO = ProcessId(10, 1), ProcessId(11, 1)
 HASHES: Facts = {"HashCodeShare": 0.5, "MixingCodeShare": 0.1}
 MIXES: Facts = {"HashCodeShare": 0.1, "MixingCodeShare": 0.3}
+INTERPRETS: Facts = {"HashCodeShare": 0.098, "MixingCodeShare": 0.081}
+"""RandomX without generated code."""
 IDLES: Facts = {"HashCodeShare": 0.05, "MixingCodeShare": 0.05}
 SCRYPT = HotCodeFindings(("Salsa20_Rounds",), ("ab" * 16,), ())
 MINER = HotCodeFindings(("Hash_Chain",), (), ("cd" * 16,))
@@ -97,7 +99,7 @@ def test_ordinary_programs_are_never_looked_at(hot: HotCode, reader: Answers) ->
     assert hot.facts(HERE) == {}
 
 
-@pytest.mark.parametrize("facts", [HASHES, MIXES])
+@pytest.mark.parametrize("facts", [HASHES, MIXES, INTERPRETS])
 def test_a_container_that_hashes_is_looked_at(facts: Facts, hot: HotCode, reader: Answers) -> None:
     hot.consider(HERE, HERE, facts)
     runs(hot, 8)
