@@ -115,7 +115,7 @@ class CodeAnswer(msgspec.Struct):
         tally.add_file(self.samples, self.file_mib)
 
 
-class _Question(msgspec.Struct):
+class _Question(msgspec.Struct, array_like=True):
     pid: int
     start_ticks: int
     addresses: list[tuple[int, int]]
