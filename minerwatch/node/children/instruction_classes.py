@@ -13,10 +13,9 @@ number that it reads (its specification, 4.3.1 and 5.3.1)."""
 
 # x86-64 (Intel SDM volume 2).
 
-_X86_XORS = frozenset(
-    ("xor", "pxor", "vpxor", "vpxord", "vpxorq", "xorps", "xorpd", "vxorps", "vxorpd")
-)
 _X86_NAMES = {
+    **dict.fromkeys(("xor", "pxor", "vpxor", "vpxord", "vpxorq"), XOR),
+    **dict.fromkeys(("xorps", "xorpd", "vxorps", "vxorpd"), XOR),
     **dict.fromkeys(("ldmxcsr", "vldmxcsr", "fldcw"), ROUNDING),
     **dict.fromkeys(("cvtdq2pd", "vcvtdq2pd"), PAIRS),
     **dict.fromkeys(("rol", "ror", "rorx", "rcl", "rcr", "shld", "shrd"), ROTATE),
@@ -54,25 +53,21 @@ _X86_NO_FLOATS = ("fence", "fldcw", "fxsave", "fxrstor")
 
 def x86_class(mnemonic: str, operands: str) -> int:
     """Return the class of one instruction."""
-    name = mnemonic.rpartition(" ")[2]  # without lock, rep, bnd
-    if name in _X86_XORS:
+    kind = _X86_NAMES.get(mnemonic)
+    if kind is None:
+        name = mnemonic.rpartition(" ")[2]  # without lock, rep, bnd
+        kind = _X86_NAMES[mnemonic] = _X86_NAMES.get(name, _x86_class_by_start(name))
+    if kind == XOR:
         return OTHER if _is_one_register(operands) else XOR
     if "-sae}" in operands and not operands.endswith("{sae}"):
         return ROUNDING
-    return _x86_class_of(name)
+    return kind
 
 
 def _is_one_register(operands: str) -> bool:
     """Return True if all operands are the same: the result is zero, and nothing is mixed."""
     first, _, rest = operands.partition(", ")
     return all(each == first for each in rest.split(", "))
-
-
-def _x86_class_of(name: str) -> int:
-    kind = _X86_NAMES.get(name)
-    if kind is None:
-        kind = _X86_NAMES[name] = _x86_class_by_start(name)
-    return kind
 
 
 def _x86_class_by_start(name: str) -> int:
