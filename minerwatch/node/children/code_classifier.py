@@ -147,7 +147,7 @@ _NOT_ON_DISK = (*_OF_DEVICES, *_OF_NO_FILE)
 class _Mapping:
     """``file``: device and inode; empty: no file backs it."""
 
-    __slots__ = ("end", "file", "name", "offset", "permissions", "start")
+    __slots__ = ("end", "file", "is_anonymous", "name", "offset", "permissions", "start")
 
     def __init__(self, line: bytes) -> None:
         """Raises ValueError if it is no line of maps (proc_pid_maps(5))."""
@@ -156,10 +156,7 @@ class _Mapping:
         self.start, self.end, self.offset = int(start, 16), int(end, 16), int(offset, 16)
         self.file = device + b":" + inode if inode != b"0" else b""
         self.name = name[0] if name else b""
-
-    @property
-    def is_anonymous(self) -> bool:
-        return not self.name.startswith(_OF_THE_KERNEL) and (
+        self.is_anonymous = not self.name.startswith(_OF_THE_KERNEL) and (
             not self.file or self.name.startswith(_OF_NO_FILE) or self.name.endswith(b" (deleted)")
         )
 
@@ -188,9 +185,11 @@ def largest_file_mib(content: bytes) -> float:
     """Return the size of the largest mapping of a file on a disk."""
     largest_bytes = 0
     for line in content.split(b"\n"):
-        place, *fields, name = line.split(None, 5) if b" /" in line else (b"", b"")
+        if b" /" not in line:
+            continue
+        place, permissions, _, _, inode, name = line.split(None, 5)
         is_on_disk = name.startswith(b"/") and not name.startswith(_NOT_ON_DISK)
-        if is_on_disk and fields[0].startswith(b"r") and fields[3] != b"0":
+        if is_on_disk and inode != b"0" and permissions.startswith(b"r"):
             start, _, end = place.partition(b"-")
             largest_bytes = max(largest_bytes, int(end, 16) - int(start, 16))
     return largest_bytes / (1 << 20)
