@@ -74,9 +74,11 @@ class Bounds:
 
     def chosen(self, due: list[tuple[Place, int]], now_s: float) -> list[tuple[Place, int]]:
         """Return and count those within the bounds, chosen at random, owners in turn."""
-        random.shuffle(due)
         if now_s >= self._second_s + 1.0:
             self._second_s, self._counts = now_s, Counter()
+        if not due:
+            return []
+        random.shuffle(due)
         left = _MAX_ADDRESSES - self._counts.total()
         chosen: list[tuple[Place, int]] = []
         for each in interleaved(due, lambda sample: sample[0].owner):

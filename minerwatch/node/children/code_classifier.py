@@ -3,35 +3,46 @@
 The agent runs this file by path and never imports it: reading another process's memory can hang,
 and a decoder must not crash the agent. No code is kept or sent, only counts. One JSON value a line:
 
-=========================================================  ====================================
-standard input                                             standard output
-=========================================================  ====================================
-``{"pid", "start_ticks", "addresses": [[address, n], …]}`` ``{"samples", "unread", "hashing", …}``
-=========================================================  ====================================
+========================================  ====================================
+standard input                            standard output
+========================================  ====================================
+``[pid, start_ticks, [[address, n], …]]``  ``{"samples", "unread", "hashing", …}``
+========================================  ====================================
 
 A window is the 16 instructions from a sampled address on. Windows tell more than averages: a hash
 function is dense in exclusive or, rotation and additions of vectors, and has no floating point,
 few branches and few of the vector instructions that media codecs are made of.
+
+It starts every few minutes, and half of that was to import ``re``, ``json`` and what they import.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import sys
 import time
 from bisect import bisect_right
-from collections import namedtuple
-from collections.abc import Iterator
-from contextlib import suppress
-from functools import lru_cache
 
 from minerwatch.node.children.disassembler import Disassembler
+from minerwatch.node.children.instruction_classes import (
+    BRANCH,
+    CIPHER,
+    CLASSES,
+    FLOAT,
+    MEDIA,
+    MULTIPLY,
+    PAIRS,
+    ROTATE,
+    VECTOR,
+    XOR,
+    arm_class,
+    x86_class,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any  # it takes a tenth of the child's start to import
+    from collections.abc import Iterator, Sequence
+    from typing import Any
 
 _WINDOW = 16
 _WINDOW_BYTES = {"x86_64": 128, "aarch64": 64}
@@ -44,8 +55,6 @@ _MAX_PAGES = 64
 """Of one process, kept while a question about it is answered."""
 _MAX_MAPS_BYTES = 4 << 20
 MAX_CACHED = 20_000
-_MAX_NAMES = 4096
-"""Of instructions; there are fewer."""
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _FAULT_S = 1.5e-6
 """Of the kernel, for a new page of memory: what hashes in memory that it allocates for each hash
@@ -60,121 +69,19 @@ _MAX_MULTIPLY_SHARE = 0.07
 _LEAST_MIXED = 3
 """Instructions that mix integers, in a window that converts pairs of them."""
 
-(XOR, ROTATE, MULTIPLY, VECTOR, MEDIA, CIPHER, FLOAT, PAIRS, ROUNDING, BRANCH, OTHER) = range(11)
-CLASSES = 11
-"""PAIRS: conversions of two integers to two floats. They are rare, and RandomX makes one for each
-number that it reads (its specification, 4.3.1 and 5.3.1)."""
 
+class Window:
+    """The instructions from one address on: their number by class.
 
-# x86-64 (Intel SDM volume 2).
+    ``converts_pairs``: between instructions that mix integers one at a time, not in vectors.
+    """
 
-_X86_ROTATES = frozenset(["rol", "ror", "rorx", "rcl", "rcr", "shld", "shrd"])
-_X86_XORS = frozenset(
-    ("xor", "pxor", "vpxor", "vpxord", "vpxorq", "xorps", "xorpd", "vxorps", "vxorpd")
-)
-_X86_MULTIPLIES = frozenset(["mul", "imul", "mulx"])
-_X86_PAIRS = frozenset(["cvtdq2pd", "vcvtdq2pd"])
-_X86_ROUNDING = frozenset(["ldmxcsr", "vldmxcsr", "fldcw"])
-_X86_CIPHER = re.compile(r"v?aes|sha(?:1|256|512)|vsha512|vsm[34]")
-_X86_BRANCH = re.compile(r"j|call|ret|loop|syscall|int|bnd|notrack")
-_X86_VECTOR = re.compile(
-    r"v?p(?:add[dq]|sub[dq]|s[lr]l[dqv]\w*|sra[dv]\w*|or[dq]?|and[dqn]*|ternlog[dq]|rol\w+|ror\w+"
-    r"|muludq|madd52\w+|alignr)$"
-)
-_X86_MEDIA = re.compile(
-    r"v?p(?:shuf|unpck|avg|sad|madd(?!52)|max|min|abs|hadd|hsub|sign|mul[hlr]|blend|add[bwu]|adds"
-    r"|sub[bwu]|subs|cmp|movmskb|s[lr]l(?:w|dq)|sraw|ins|ext|mov[sz]x|perm|broadcast|test)\w*"
-    r"|v?(?:pack|mpsadbw|dbpsadbw|movmsk\w+)"
-)
-_X86_FLOAT = re.compile(
-    r"v?(?:add|sub|mul|div|sqrt|max|min|rcp|rsqrt|dp|cmp|ucomi|comi|addsub|hadd|hsub|round|fn?m\w+)\w*"
-    r"[sp][sd]$|v?cvt\w+|v?f\w*m(?:add|sub)\w+"
-    r"|f(?!ence|ldcw|xsave|xrstor)\w+"
-)
+    __slots__ = ("converts_pairs", "counts", "is_hashing")
 
-
-def x86_class(mnemonic: str, operands: str) -> int:
-    """Return the class of one instruction."""
-    name = mnemonic.rpartition(" ")[2]  # without lock, rep, bnd
-    if name in _X86_XORS:
-        return OTHER if _is_one_register(operands) else XOR
-    if "-sae}" in operands and not operands.endswith("{sae}"):
-        return ROUNDING
-    return _x86_class_of(name)
-
-
-def _is_one_register(operands: str) -> bool:
-    """Return True if all operands are the same: the result is zero, and nothing is mixed."""
-    first, _, rest = operands.partition(", ")
-    return all(each == first for each in rest.split(", "))
-
-
-@lru_cache(_MAX_NAMES)
-def _x86_class_of(name: str) -> int:
-    if name in _X86_ROUNDING:
-        return ROUNDING
-    if name in _X86_PAIRS:
-        return PAIRS
-    if name in _X86_ROTATES:
-        return ROTATE
-    if name in _X86_MULTIPLIES:
-        return MULTIPLY
-    if name.startswith(("vprol", "vpror")):
-        return ROTATE
-    for pattern, kind in (
-        (_X86_CIPHER, CIPHER),
-        (_X86_BRANCH, BRANCH),
-        (_X86_VECTOR, VECTOR),
-        (_X86_MEDIA, MEDIA),
-        (_X86_FLOAT, FLOAT),
-    ):
-        if pattern.match(name):
-            return kind
-    return OTHER
-
-
-# arm64 (Arm ARM, C6 and C7).
-
-_ARM_XORS = frozenset(["eor", "eon", "eor3", "bcax", "veor"])
-_ARM_ROTATES = frozenset(["ror", "rorv", "extr", "xar", "rax1"])
-_ARM_MULTIPLIES = re.compile(r"[us]?m(?:ul|ulh|ull|add|addl|sub|subl|neg)$")
-_ARM_CIPHER = re.compile(r"aes|sha(?:1|256|512)|sm[34]")
-_ARM_BRANCH = re.compile(r"b$|b\.|bl|br$|ret|cbn?z|tbn?z|svc")
-_ARM_VECTOR = frozenset(
-    (
-        *("add", "sub", "shl", "ushr", "sshr", "sli", "sri", "orr", "and", "bic", "bsl", "bit"),
-        *("bif", "ext", "rev32", "umlal", "umull", "ushl"),
-    )
-)
-_ARM_MOVES = re.compile(r"ld|st|mov|dup|ins|umov|smov")
-_ARM_FLOAT = re.compile(r"f(?!mov)\w+|[us]cvtf")
-
-
-def arm_class(mnemonic: str, operands: str) -> int:
-    """Return the class of one instruction."""
-    is_vector = operands.startswith(("v", "q"))
-    if mnemonic in _ARM_XORS:
-        return OTHER if _is_one_register(operands) else XOR
-    if mnemonic in _ARM_ROTATES:
-        return ROTATE
-    if mnemonic == "msr":
-        return ROUNDING if operands.startswith("fpcr") else OTHER
-    if _ARM_CIPHER.match(mnemonic):
-        return CIPHER
-    if _ARM_BRANCH.match(mnemonic):
-        return BRANCH
-    if _ARM_FLOAT.match(mnemonic):
-        return PAIRS if mnemonic == "scvtf" and ".2d" in operands else FLOAT
-    if _ARM_MOVES.match(mnemonic):
-        return OTHER
-    if is_vector:
-        return VECTOR if mnemonic in _ARM_VECTOR else MEDIA
-    return MULTIPLY if _ARM_MULTIPLIES.match(mnemonic) else OTHER
-
-
-Window = namedtuple("Window", ["counts", "is_hashing", "converts_pairs"])
-"""The instructions from one address on: their number by class; do they hash; do they convert pairs
-between instructions that mix integers one at a time, not in vectors."""
+    def __init__(self, counts: Sequence[int], *, is_hashing: bool, converts_pairs: bool) -> None:
+        self.counts = counts
+        self.is_hashing = is_hashing
+        self.converts_pairs = converts_pairs
 
 
 _NO_WINDOW = Window((0,) * CLASSES, is_hashing=False, converts_pairs=False)
@@ -212,7 +119,7 @@ class Decoder:
         if total < _LEAST_INSTRUCTIONS:
             return _NO_WINDOW
         converts_pairs = counts[PAIRS] > 0 and mixed >= _LEAST_MIXED
-        return Window(tuple(counts), _is_hashing(counts, total), converts_pairs)
+        return Window(counts, is_hashing=_is_hashing(counts, total), converts_pairs=converts_pairs)
 
 
 def _is_hashing(counts: list[int], total: int) -> bool:
@@ -229,28 +136,40 @@ def _is_hashing(counts: list[int], total: int) -> bool:
 
 # Where code lies.
 
-_EXECUTABLE = re.compile(
-    rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) ..x. ([0-9a-f]+) (\S+) (\d+) *([^\n]*)", re.MULTILINE
-)
+_PERMISSIONS_END = 38
+"""Of a line of maps, at most: what comes between there and the name has no letter x."""
 _OF_THE_KERNEL = (b"[vdso]", b"[vsyscall]")
 _OF_DEVICES = (b"/dev/", b"/sys/", b"anon_inode:")
 _OF_NO_FILE = (b"/memfd:", b"/dev/shm/", b"/SYSV", b"/dev/zero")
+_NOT_ON_DISK = (*_OF_DEVICES, *_OF_NO_FILE)
 
 
-_OF_A_FILE = re.compile(
-    rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) r\S+ [0-9a-f]+ \S+ [1-9]\d* +(/[^\n]*)", re.MULTILINE
-)
+class _Mapping:
+    """``file``: device and inode; empty: no file backs it."""
 
+    __slots__ = ("end", "file", "is_anonymous", "name", "offset", "permissions", "start")
 
-_Mapping = namedtuple("_Mapping", ["start", "end", "offset", "file", "is_anonymous"])
-"""``file``: device and inode; empty: no file backs it."""
+    def __init__(self, line: bytes) -> None:
+        """Raises ValueError if it is no line of maps (proc_pid_maps(5))."""
+        place, self.permissions, offset, device, inode, *name = line.split(None, 5)
+        start, _, end = place.partition(b"-")
+        self.start, self.end, self.offset = int(start, 16), int(end, 16), int(offset, 16)
+        self.file = device + b":" + inode if inode != b"0" else b""
+        self.name = name[0] if name else b""
+        self.is_anonymous = not self.name.startswith(_OF_THE_KERNEL) and (
+            not self.file or self.name.startswith(_OF_NO_FILE) or self.name.endswith(b" (deleted)")
+        )
+
+    @property
+    def is_of_device(self) -> bool:
+        return self.name.startswith(_OF_DEVICES) and not self.name.startswith(_OF_NO_FILE)
 
 
 class Mappings:
-    """The executable mappings of a process, as /proc/PID/maps has them (proc_pid_maps(5))."""
+    """The executable mappings of a process, as /proc/PID/maps has them."""
 
     def __init__(self, content: bytes) -> None:
-        self._mappings = sorted(_mappings(content))
+        self._mappings = sorted(_executable(content), key=lambda each: each.start)
         self._starts = [each.start for each in self._mappings]
         self.content = content
 
@@ -264,25 +183,29 @@ class Mappings:
 
 def largest_file_mib(content: bytes) -> float:
     """Return the size of the largest mapping of a file on a disk."""
-    not_on_disk = (*_OF_DEVICES, *_OF_NO_FILE)
-    sizes = (
-        int(end, 16) - int(start, 16)
-        for start, end, name in _OF_A_FILE.findall(content)
-        if not name.startswith(not_on_disk)
-    )
-    return max(sizes, default=0) / (1 << 20)
+    largest_bytes = 0
+    for line in content.split(b"\n"):
+        if b" /" not in line:
+            continue
+        place, permissions, _, _, inode, name = line.split(None, 5)
+        is_on_disk = name.startswith(b"/") and not name.startswith(_NOT_ON_DISK)
+        if is_on_disk and inode != b"0" and permissions.startswith(b"r"):
+            start, _, end = place.partition(b"-")
+            largest_bytes = max(largest_bytes, int(end, 16) - int(start, 16))
+    return largest_bytes / (1 << 20)
 
 
-def _mappings(content: bytes) -> Iterator[_Mapping]:
-    for start, end, offset, device, inode, name in _EXECUTABLE.findall(content):
-        if name.startswith(_OF_DEVICES) and not name.startswith(_OF_NO_FILE):
-            continue  # reading a device's memory could set off what the device does
-        has_file = inode != b"0"
-        is_anonymous = not name.startswith(_OF_THE_KERNEL) and (
-            not has_file or name.startswith(_OF_NO_FILE) or name.endswith(b" (deleted)")
-        )
-        file = device + b":" + inode if has_file else b""
-        yield _Mapping(int(start, 16), int(end, 16), int(offset, 16), file, is_anonymous)
+def _executable(content: bytes) -> Iterator[_Mapping]:
+    for line in content.split(b"\n"):
+        if b"x" not in line[:_PERMISSIONS_END]:
+            continue
+        try:
+            mapping = _Mapping(line)
+        except ValueError:
+            continue
+        # Reading a device's memory could set off what the device does.
+        if mapping.permissions[2:3] == b"x" and not mapping.is_of_device:
+            yield mapping
 
 
 class _Process:
@@ -302,7 +225,7 @@ class _Process:
         self._pages = -1
         try:
             self._pages = os.open(f"{self._folder}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-            self.update_mappings()
+            self.mappings = Mappings(self._content("maps"))
         except BaseException:
             self.close()
             raise
@@ -314,13 +237,20 @@ class _Process:
         process = self._folder
         for tid in os.listdir(f"{process}/task")[:_MAX_THREADS]:  # noqa: PTH208 - as above
             self._folder = f"{process}/task/{tid}"
-            with suppress(OSError, IndexError):
+            try:
                 if self._stat()[0] not in _ENDED:
                     break
+            except (OSError, IndexError):
+                continue
         return self._folder
 
-    def update_mappings(self) -> None:
-        self.mappings = Mappings(self._content("maps"))
+    def updated_mappings(self) -> Mappings:
+        """Return them as they are now, or as they were if they cannot be read any more."""
+        try:  # noqa: SIM105 - contextlib is slow to import
+            self.mappings = Mappings(self._content("maps"))
+        except OSError:
+            pass
+        return self.mappings
 
     def io_bytes(self) -> int | None:
         """Return all bytes that it has read and written, from files, pipes or sockets."""
@@ -346,11 +276,13 @@ class _Process:
 
     def _page(self, page: int) -> bytes:
         """Bit 63 of a page map entry says present (proc_pid_pagemap(5))."""
-        with suppress(OSError, OverflowError):
+        try:
             entry = os.pread(self._pages, _ENTRY_BYTES, page * _ENTRY_BYTES)
-            if len(entry) == _ENTRY_BYTES and entry[-1] & 0x80:
-                return os.pread(self._memory, 1 << _PAGE_BITS, page << _PAGE_BITS)
-        return b""
+            if len(entry) < _ENTRY_BYTES or not entry[-1] & 0x80:
+                return b""
+            return os.pread(self._memory, 1 << _PAGE_BITS, page << _PAGE_BITS)
+        except (OSError, OverflowError):
+            return b""
 
     def close(self) -> None:
         os.close(self._memory)
@@ -388,9 +320,7 @@ class Classifier:
             mapping = process.mappings.of(address)
             if mapping is None and not is_current:
                 is_current = True
-                with suppress(OSError):
-                    process.update_mappings()
-                mapping = process.mappings.of(address)
+                mapping = process.updated_mappings().of(address)
             code = process.code(address, self._decoder.window_bytes) if mapping else b""
             window = self._decoder.window(code)
             if mapping is None or window is None:
@@ -431,16 +361,30 @@ def _page(address: int, mapping: _Mapping) -> str:
     return f"{mapping.file.decode(errors='replace')}:{place >> _PAGE_BITS:x}"
 
 
+def _question(line: bytes) -> dict[str, Any]:
+    pid, start_ticks, *rest = map(int, line.translate(None, b"[]\n").split(b","))
+    addresses = [*zip(rest[::2], rest[1::2], strict=True)]
+    return {"pid": pid, "start_ticks": start_ticks, "addresses": addresses}
+
+
+def _json(answer: dict[str, Any]) -> bytes:
+    """Return numbers, and names without quotes or backslashes, as JSON, without what is None."""
+    known = {name: value for name, value in answer.items() if value is not None}
+    return repr(known).replace("'", '"').encode()
+
+
 def main() -> None:
     """Answer until the input ends."""
-    with suppress(OSError):
+    try:  # noqa: SIM105 - as above
         os.nice(10)
+    except OSError:
+        pass
     classifier = Classifier(sys.argv[1], Decoder())
     for line in sys.stdin.buffer:
         began_s = time.process_time()
-        answer = classifier.answer(json.loads(line))
+        answer = classifier.answer(_question(line))
         answer["took_s"] = time.process_time() - began_s
-        os.write(1, json.dumps(answer).encode() + b"\n")
+        os.write(1, _json(answer) + b"\n")
 
 
 if __name__ == "__main__":

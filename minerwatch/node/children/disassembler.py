@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
-from importlib.util import find_spec
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _MAJOR = 5
+_ENDS = ("", f".{_MAJOR}")
 _ARM64, _X86 = 1, 3  # enum cs_arch
 _LITTLE_ENDIAN, _MODE_64 = 0, 1 << 3  # enum cs_mode
 _SKIP_DATA, _ON = 5, 3  # enum cs_opt_type, cs_opt_value
@@ -68,9 +72,7 @@ class Disassembler:
 
 def _library() -> ctypes.CDLL:
     """Load the library that the wheel brings, or the system's."""
-    spec = find_spec("capstone")
-    folders = (spec.submodule_search_locations if spec is not None else None) or ()
-    paths = [f"{folder}/lib/libcapstone.so{end}" for folder in folders for end in ("", ".5")]
+    paths = [f"{folder}/capstone/lib/libcapstone.so{end}" for folder in sys.path for end in _ENDS]
     path = next(filter(os.path.exists, paths), f"libcapstone.so.{_MAJOR}")
     library = ctypes.CDLL(path)
     library.cs_disasm.restype = ctypes.c_size_t

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from minerwatch.detection.executed_code import CLASSES
 from minerwatch.node.children import code_classifier as classifier
-from minerwatch.node.children.code_classifier import (
+from minerwatch.node.children.code_classifier import Classifier, Decoder, Mappings
+from minerwatch.node.children.instruction_classes import (
     BRANCH,
     CIPHER,
     FLOAT,
@@ -28,9 +29,6 @@ from minerwatch.node.children.code_classifier import (
     ROUNDING,
     VECTOR,
     XOR,
-    Classifier,
-    Decoder,
-    Mappings,
     arm_class,
     x86_class,
 )

@@ -45,3 +45,16 @@ def test_the_module_is_not_imported() -> None:
         "sys.exit('capstone' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_child_that_starts_often_imports_little() -> None:
+    """``re`` and ``json``, with what they import, take longer than all else that it imports."""
+    program = (
+        f"import sys\nsys.path = {sys.path!r}\n"
+        "from minerwatch.node.children import code_classifier\n"
+        "code_classifier.Decoder().window(bytes(128))\n"
+        "slow = {'re', 'json', 'enum', 'functools', 'collections', 'contextlib', 'typing'}\n"
+        "print(*slow & sys.modules.keys())"
+    )
+    command = [sys.executable, "-I", "-S", "-c", program]
+    assert subprocess.run(command, check=True, capture_output=True).stdout == b"\n"
