@@ -254,7 +254,7 @@ class _StaticRules:
             literal: shared.setdefault(frozenset(each), frozenset(each))
             for literal, each in by_literal.items()
         }
-        self._literals = frozenset(self._by_literal)
+        self._literals = self._by_literal.keys()
 
     def see(self, facts: Facts) -> Seen | None:
         """Return the facts with the literals in them; None if no rule may hold."""

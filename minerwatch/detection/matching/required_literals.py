@@ -28,6 +28,7 @@ _MAX_EXACT = 160
 _MAX_LITERALS = 512
 _MAX_LITERAL_LENGTH = 48
 _MIN_LITERAL_LENGTH = 2
+_MIN_CORE_LENGTH = 6
 _MAX_WORD_LENGTH = 16
 _MAX_COPIES = 4
 """Copies of a repeated part that are expanded."""
@@ -110,7 +111,26 @@ def requirement(pattern: str) -> Requirement:
     best = _rarer(part.needed, part.exact)
     if best is not None and min(map(len, best)) < _MIN_LITERAL_LENGTH:
         best = None
-    return Requirement(best, has_long_word)
+    return Requirement(best and _fewest(best), has_long_word)
+
+
+def _fewest(literals: frozenset[str]) -> frozenset[str]:
+    """Return fewer literals that exclude as much, or nearly.
+
+    The longest text that all have in common, if it is rare; else those that contain no other one.
+    """
+    by_length = sorted(literals, key=len)
+    first = by_length[0]
+    for length in range(len(first), _MIN_CORE_LENGTH - 1, -1):
+        for start in range(len(first) - length + 1):
+            core = first[start : start + length]
+            if all(core in each for each in by_length):
+                return literals if occurrences(core) else frozenset((core,))
+    fewest: list[str] = []
+    for literal in by_length:
+        if not any(shorter in literal for shorter in fewest):
+            fewest.append(literal)
+    return frozenset(fewest)
 
 
 def commonness(literals: frozenset[str]) -> tuple[int, int, int]:
