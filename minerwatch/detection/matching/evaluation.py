@@ -11,7 +11,16 @@ from enum import IntEnum
 from itertools import chain
 
 from minerwatch.detection.condition import (
-    All, Any, Condition, How, Not, Number, Predicate, Text, fields_of)
+    All,
+    Any,
+    Condition,
+    How,
+    Not,
+    Number,
+    Predicate,
+    Text,
+    fields_of,
+)
 from minerwatch.detection.matching.required_literals import has_long_word
 from minerwatch.detection.matching.text_index import LINE, LONG, NOTHING, Found
 from minerwatch.detection.predicate import (
@@ -21,7 +30,7 @@ from minerwatch.detection.predicate import (
     text_test,
     texts,
 )
-from minerwatch.model import Facts, FactValue
+from minerwatch.model import Facts
 
 
 class Seen:
@@ -76,9 +85,9 @@ class Evaluations:
         if made is None:
             made = self._make(condition)
             if _cost(condition) is _Cost.REGEX:
-                fields = fields_of(condition)
-                if len(fields) == 1 and fields <= _REPEATED:
-                    made = _remembered(*fields, made)
+                field, *others = fields_of(condition)
+                if field in _REPEATED and not others:
+                    made = _remembered(field, made)
             self._made[id(condition)] = made
             self._alive.append(condition)
         return made
@@ -224,10 +233,12 @@ def _text_holds(predicate: Text) -> Evaluate:
 
 def _remembered(field: str, evaluate: Evaluate) -> Evaluate:
     """Return the condition, which remembers its results: it depends on this field only."""
-    known: dict[FactValue | None, bool] = {}
+    known: dict[str, bool] = {}
 
     def holds(seen: Seen) -> bool:
         value = seen.facts.get(field)
+        if not isinstance(value, str):
+            return evaluate(seen)
         result = known.get(value)
         if result is None:
             if len(known) >= _REMEMBERED:
@@ -246,12 +257,16 @@ _REMEMBERED = 64
 
 def _regex_holds(predicate: Text, clauses: Sequence[Found]) -> Evaluate:
     """Return the expression, which is evaluated once on the same facts."""
-    key, evaluate = id(predicate), _text_holds(predicate)
+    key, field, test = id(predicate), predicate.field, text_test(predicate)
 
     def holds(seen: Seen) -> bool:
         known = seen.known.get(key)
         if known is None:
-            known = seen.known[key] = seen.has_all(clauses) and evaluate(seen)
+            known = seen.has_all(clauses)
+            if known:
+                value = seen.facts.get(field)
+                known = test(value) if isinstance(value, str) else any(map(test, texts(value)))
+            seen.known[key] = known
         return known
 
     return holds

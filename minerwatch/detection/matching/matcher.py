@@ -146,7 +146,7 @@ class Matcher:
         held = []
         for position in sorted(seen.rules):
             rule = self._compiled[position]
-            if seen.has_all(rule.others) and rule.evaluate(seen):
+            if (not rule.others or seen.has_all(rule.others)) and rule.evaluate(seen):
                 held.append(rule)
         if not held:
             return ()
