@@ -4,6 +4,7 @@
 
 Each line is matched once; the figure is the median of several runs, each with a new matcher.
 Hostile lines have 32 KiB; lines on which rules hold cost more, for evidence and planted words.
+The matcher's memory is what a process grows by that compiles the shipped rules, its heap trimmed.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ import random
 import statistics
 import string
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import msgspec
 
 from benchmarks.table import Budget, Row, cpu_ms, parser, show
+from minerwatch.agent.heap import freeze_and_trim, keep_heap_small
+from minerwatch.agent.rule_loader import load_in_child
 from minerwatch.arguments import NO_BREAK_SPACE, command_line_of
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.condition import (
@@ -123,6 +128,7 @@ def rows(counts: Sequence[int], lines: int) -> list[Row]:
     """Measure unseen lines, hostile lines, and an idle process."""
     return [
         *_shipped_rows(lines),
+        _memory_row(),
         *_hostile_rows(),
         *(row for count in counts for row in _static_rows(count, lines)),
         _dynamic_row(),
@@ -152,6 +158,29 @@ def _shipped_rows(lines: int) -> Iterator[Row]:
         if held:
             note = f"{len(held) / len(unseen):.1%} of the lines"
             yield Row(measure, case, "a rule holds", _median_us(rules, held), "µs", note=note)
+
+
+def _memory_row() -> Row:
+    """Measure in processes of their own, as the heap of this one is full of lines."""
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as fresh:
+        grown_mib = statistics.median(fresh.map(_grown_mib, range(_RUNS)))
+    return Row("Matching, the shipped rules", "", "memory of the matcher", grown_mib, "MiB")
+
+
+def _grown_mib(_: int) -> float:
+    keep_heap_small()
+    rules = load_in_child((BUILT_IN_RULES,), (), None).rules
+    freeze_and_trim()
+    before_kib = _anonymous_kib()
+    matcher = Matcher(rules)
+    freeze_and_trim()
+    assert len(matcher.rules) == len(rules)  # it is alive
+    return (_anonymous_kib() - before_kib) / 1024
+
+
+def _anonymous_kib() -> int:
+    rollup = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
+    return int(rollup.split("Pss_Anon:")[1].split()[0])
 
 
 def _without_parent(facts: Facts) -> Facts:

@@ -8,10 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import IntEnum
-from functools import lru_cache
 from itertools import chain
 
-from minerwatch.detection.condition import All, Any, Condition, How, Not, Number, Predicate, Text
+from minerwatch.detection.condition import (
+    All,
+    Any,
+    Condition,
+    How,
+    Not,
+    Number,
+    Predicate,
+    Text,
+    fields_of,
+)
 from minerwatch.detection.matching.required_literals import has_long_word
 from minerwatch.detection.matching.text_index import LINE, LONG, NOTHING, Found
 from minerwatch.detection.predicate import (
@@ -74,7 +83,12 @@ class Evaluations:
         """Return the condition as a function."""
         made = self._made.get(id(condition))
         if made is None:
-            made = self._made[id(condition)] = self._make(condition)
+            made = self._make(condition)
+            if _cost(condition) is _Cost.REGEX:
+                field, *others = fields_of(condition)
+                if field in _REPEATED and not others:
+                    made = _remembered(field, made)
+            self._made[id(condition)] = made
             self._alive.append(condition)
         return made
 
@@ -209,8 +223,6 @@ def _any_holds(each: tuple[Evaluate, ...]) -> Evaluate:
 
 def _text_holds(predicate: Text) -> Evaluate:
     field, test = predicate.field, text_test(predicate)
-    if predicate.how in REGEXES and field in _REPEATED:
-        test = lru_cache(_REMEMBERED)(test)
 
     def holds(seen: Seen) -> bool:
         value = seen.facts.get(field)
@@ -219,20 +231,42 @@ def _text_holds(predicate: Text) -> Evaluate:
     return holds
 
 
+def _remembered(field: str, evaluate: Evaluate) -> Evaluate:
+    """Return the condition, which remembers its results: it depends on this field only."""
+    known: dict[str, bool] = {}
+
+    def holds(seen: Seen) -> bool:
+        value = seen.facts.get(field)
+        if not isinstance(value, str):
+            return evaluate(seen)
+        result = known.get(value)
+        if result is None:
+            if len(known) >= _REMEMBERED:
+                known.clear()
+            result = known[value] = evaluate(seen)
+        return result
+
+    return holds
+
+
 _REPEATED = frozenset(("Comm", "CurrentDirectory", "Image", "ParentImage"))
 """Fields whose texts come again with other processes."""
 _REMEMBERED = 64
-"""Such texts for which an expression's result is remembered."""
+"""Texts for which a condition's result is remembered."""
 
 
 def _regex_holds(predicate: Text, clauses: Sequence[Found]) -> Evaluate:
     """Return the expression, which is evaluated once on the same facts."""
-    key, evaluate = id(predicate), _text_holds(predicate)
+    key, field, test = id(predicate), predicate.field, text_test(predicate)
 
     def holds(seen: Seen) -> bool:
         known = seen.known.get(key)
         if known is None:
-            known = seen.known[key] = seen.has_all(clauses) and evaluate(seen)
+            known = seen.has_all(clauses)
+            if known:
+                value = seen.facts.get(field)
+                known = test(value) if isinstance(value, str) else any(map(test, texts(value)))
+            seen.known[key] = known
         return known
 
     return holds

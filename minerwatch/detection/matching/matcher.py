@@ -146,7 +146,7 @@ class Matcher:
         held = []
         for position in sorted(seen.rules):
             rule = self._compiled[position]
-            if seen.has_all(rule.others) and rule.evaluate(seen):
+            if (not rule.others or seen.has_all(rule.others)) and rule.evaluate(seen):
                 held.append(rule)
         if not held:
             return ()
@@ -254,7 +254,7 @@ class _StaticRules:
             literal: shared.setdefault(frozenset(each), frozenset(each))
             for literal, each in by_literal.items()
         }
-        self._literals = frozenset(self._by_literal)
+        self._literals = self._by_literal.keys()
 
     def see(self, facts: Facts) -> Seen | None:
         """Return the facts with the literals in them; None if no rule may hold."""

@@ -31,6 +31,10 @@ _MIN_LITERAL_LENGTH = 2
 _MAX_WORD_LENGTH = 16
 _MAX_COPIES = 4
 """Copies of a repeated part that are expanded."""
+_LONG_ENOUGH = 12
+"""Characters of a literal that exclude nearly as much as more would; each takes 70 bytes."""
+_MIN_CORE_LENGTH = 6
+"""Characters of the shortest text that stands for all literals that contain it."""
 
 has_long_word = regex_test("(?i)[0-9a-z_]{24}")
 """Tells if a text has a word that few have: addresses of coins are such, and digests."""
@@ -92,6 +96,7 @@ def requirement_of(text: Text | Flag) -> Requirement:
     after = " " if ends or inner[-1:].isspace() else ""
     normal = f"{before}{' '.join(inner.split())}{after}"
     is_long = len(normal.strip()) > 0 and len(normal) >= _MIN_LITERAL_LENGTH
+    normal = _shortened(normal)
     return Requirement(frozenset((normal,))) if is_long else _NO_REQUIREMENT
 
 
@@ -110,7 +115,40 @@ def requirement(pattern: str) -> Requirement:
     best = _rarer(part.needed, part.exact)
     if best is not None and min(map(len, best)) < _MIN_LITERAL_LENGTH:
         best = None
-    return Requirement(best, has_long_word)
+    return Requirement(best and _fewest(best), has_long_word)
+
+
+def _fewest(literals: frozenset[str]) -> frozenset[str]:
+    """Return fewer literals that exclude nearly as much, and take less memory.
+
+    The longest text that all have in common, if it is rare; else those that contain no other one.
+    """
+    by_length = sorted(sorted(map(_shortened, literals)), key=len)
+    core = _common_part(by_length)
+    if core and not occurrences(core):
+        return frozenset((core,))
+    fewest: list[str] = []
+    for literal in by_length:
+        if not any(shorter in literal for shorter in fewest):
+            fewest.append(literal)
+    return frozenset(fewest)
+
+
+def _shortened(literal: str) -> str:
+    """Return the beginning of a long literal if it is as rare."""
+    start = literal[:_LONG_ENOUGH]
+    return literal if occurrences(start) > occurrences(literal) else start
+
+
+def _common_part(by_length: list[str]) -> str:
+    """Return the longest text that is in all; "" if it is too short to be rare."""
+    first = by_length[0]
+    for length in range(len(first), _MIN_CORE_LENGTH - 1, -1):
+        for start in range(len(first) - length + 1):
+            core = first[start : start + length]
+            if all(core in each for each in by_length):
+                return core
+    return ""
 
 
 def commonness(literals: frozenset[str]) -> tuple[int, int, int]:

@@ -554,6 +554,23 @@ def test_what_folds_to_ascii_is_found_also_where_python_keeps_it() -> None:
     ).matches({"CommandLine": "maſk"})
 
 
+def test_results_on_images_are_right_when_images_come_again() -> None:
+    """More images than are remembered, in turn; an absent one and one that is no text, too."""
+    rule = rule_of(
+        {
+            "a": {"Image|re": "^/tmp/[0-9]*[05]$"},
+            "b": {"Image|re": "/(?:0|1)?5+$"},
+            "condition": "a and not b",
+        }
+    )
+    matcher = Matcher([rule])
+    for number in (*range(200), *range(200)):
+        is_held = str(number)[-1] in "05" and number not in {5, 15, 55, 155}
+        assert bool(matcher.matches({"Image": f"/tmp/{number}"})) is is_held
+        assert not matcher.matches({"Image": number})
+        assert not matcher.matches({})
+
+
 def test_memory_of_seen_texts_is_bounded() -> None:
     rule = rule_of({"a": {"CommandLine|contains": "ab"}, "condition": "a"})
     matcher = Matcher([rule])

@@ -158,6 +158,11 @@ def test_nearly_all_shipped_patterns_are_asked_of_few_texts() -> None:
         (r"a\.b(?:c)?d", {"a.bd", "a.bcd"}),
         (r"x+y", {"xy"}),
         (r"ab+cd", {"bcd"}),
+        # What all have in common, unless it is common: /usr/bin/ is.
+        (r"[./@]pool\.example\.org[:/ ]", {"pool.exampl"}),
+        (r"/usr/bin/(?:[ab])", {"/usr/bin/a", "/usr/bin/b"}),
+        # A text with one of the longer literals has the shorter one as well.
+        (r"(?:--key|-w)=['x]?", {"--key=", "-w="}),
         (r"(?:ab)*", None),
         ("[48][A-Z]{94}", None),
         (r"\[::1\]:9", {"[::1]:9"}),
