@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
+
+import msgspec
 
 from minerwatch.api.types import (
     ConnectionStatus,
@@ -91,7 +94,20 @@ def container_status(
 
 def worst_first(statuses: Iterable[ContainerStatus]) -> Sequence[ContainerStatus]:
     """Sort by score, then by CPU usage."""
-    return sorted(statuses, key=lambda status: (-status.score, -status.cpu_cores, status.cgroup))
+    return sorted(statuses, key=_rank)
+
+
+def encoded_worst_first(statuses: Iterable[ContainerStatus]) -> list[msgspec.Raw]:
+    """Return the JSON of each, sorted as by ``worst_first``, and keep no status.
+
+    Those of a full node take some MiB, which the interpreter keeps once it has had them.
+    """
+    encoded = [(_rank(each), msgspec.Raw(msgspec.json.encode(each))) for each in statuses]
+    return [json for _, json in sorted(encoded, key=itemgetter(0))]
+
+
+def _rank(status: ContainerStatus) -> tuple[float, float, str]:
+    return -status.score, -status.cpu_cores, status.cgroup
 
 
 def _signals(observation: Observation) -> dict[str, float]:
