@@ -34,7 +34,7 @@ PROCESS = make_process(
     image="/tmp/a",
     uid=1000,
     user="jovyan",
-    program=(1, 2, 3),
+    program=123,
 )
 
 
