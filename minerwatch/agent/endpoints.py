@@ -156,7 +156,7 @@ class Endpoints:
 
     def _node_report(self, max_processes: int) -> Answer:
         containers = self._parts.node.encoded_statuses(max_processes, self._parts.culling.status)
-        report = {"containers": containers, "agent": self.status()}  # a NodeReport
+        report = {"containers": msgspec.Raw(containers), "agent": self.status()}  # a NodeReport
         return Answer(msgspec.json.encode(report), _JSON)
 
     def _private_routes(self) -> Routes:
@@ -171,7 +171,7 @@ class Endpoints:
     def _snapshot(self, max_processes: int, *, unmasked: bool = False) -> Answer:
         culling = self._parts.culling.status
         containers = self._parts.node.encoded_statuses(max_processes, culling, unmasked=unmasked)
-        return Answer(msgspec.json.encode(containers), _JSON)
+        return Answer(containers, _JSON)
 
     def _health(self) -> Answer:
         """Answer 200 while ticks come."""

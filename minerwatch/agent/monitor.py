@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
 from msgspec import structs
 
 from minerwatch.agent.tick import Sources, Watch
@@ -112,8 +111,8 @@ class MonitoredNode:
 
     def encoded_statuses(
         self, max_processes: int, culling: Culling, *, unmasked: bool = False
-    ) -> list[msgspec.Raw]:
-        """Return the JSON of each of ``statuses``."""
+    ) -> bytes:
+        """Return the JSON of ``statuses``, a list."""
         return encoded_worst_first(self._statuses(max_processes, culling, unmasked=unmasked))
 
     def _statuses(

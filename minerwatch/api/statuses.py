@@ -97,13 +97,20 @@ def worst_first(statuses: Iterable[ContainerStatus]) -> Sequence[ContainerStatus
     return sorted(statuses, key=_rank)
 
 
-def encoded_worst_first(statuses: Iterable[ContainerStatus]) -> list[msgspec.Raw]:
-    """Return the JSON of each, sorted as by ``worst_first``, and keep no status.
+def encoded_worst_first(statuses: Iterable[ContainerStatus]) -> bytes:
+    """Return the JSON of all, sorted as by ``worst_first``, while it keeps no status.
 
-    Those of a full node take some MiB, which the interpreter keeps once it has had them.
+    Those of a full node take some MiB, which the interpreter keeps once it has had them; one large
+    buffer goes back to the kernel.
     """
-    encoded = [(_rank(each), msgspec.Raw(msgspec.json.encode(each))) for each in statuses]
-    return [json for _, json in sorted(encoded, key=itemgetter(0))]
+    encoder, buffer, places = msgspec.json.Encoder(), bytearray(), []
+    for each in statuses:
+        start = len(buffer)
+        encoder.encode_into(each, buffer, start)
+        places.append((_rank(each), slice(start, len(buffer))))
+    places.sort(key=itemgetter(0))
+    with memoryview(buffer) as encoded:
+        return b"[%b]" % b",".join(encoded[place] for _, place in places)
 
 
 def _rank(status: ContainerStatus) -> tuple[float, float, str]:
