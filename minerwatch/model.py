@@ -166,7 +166,7 @@ class Process:
     exe_in_memory: bool  # memfd_create(2)
     command_line_hidden: bool  # empty, a title, or not readable within the deadline
     kernel_thread: bool  # by PF_KTHREAD, not by its name
-    program: tuple[int, int, int]  # as in ProcessStat
+    program: int  # as in ProcessStat
 
 
 class ProcessStat(NamedTuple):
@@ -178,7 +178,7 @@ class ProcessStat(NamedTuple):
     cpu_s: float  # user and system time of all its threads since it started
     threads: int
     kernel_thread: bool
-    program: tuple[int, int, int]  # addresses of code, stack, arguments: new at each execve(2)
+    program: int  # hash of the addresses of code, stack and arguments: new at each execve(2)
 
 
 @dataclass(frozen=True, slots=True)

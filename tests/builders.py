@@ -93,7 +93,7 @@ def make_process(pid: int = 7, start_ticks: int | None = None, **changes: Any) -
         exe_in_memory=False,
         command_line_hidden=False,
         kernel_thread=False,
-        program=(0, 0, 0),
+        program=hash((0, 0, 0)),
     )
     return replace(plain, **changes)
 

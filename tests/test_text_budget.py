@@ -77,7 +77,7 @@ def process(command_line: str) -> TrackedProcess:
             exe_in_memory=False,
             command_line_hidden=False,
             kernel_thread=False,
-            program=(1, 1, 1),
+            program=1,
         )
     )
     bound_text(found, None)

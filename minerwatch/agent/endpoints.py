@@ -22,8 +22,8 @@ from minerwatch.agent.past import PastIncidents
 from minerwatch.agent.self_report import SelfReport
 from minerwatch.api.orders import HISTORY
 from minerwatch.api.port import FULL_REPORT_PATH, REPORT_PATH, audience
-from minerwatch.api.snapshot import encode, encode_agent
-from minerwatch.api.types import AgentStatus, NodeReport
+from minerwatch.api.snapshot import encode_agent
+from minerwatch.api.types import AgentStatus
 from minerwatch.config.schema import Config
 from minerwatch.config.values import host_and_port, is_loopback
 from minerwatch.errors import MinerwatchError
@@ -154,8 +154,9 @@ class Endpoints:
         }
 
     def _node_report(self, max_processes: int) -> Answer:
-        statuses = self._parts.node.statuses(max_processes, self._parts.culling.status)
-        return Answer(msgspec.json.encode(NodeReport(tuple(statuses), self.status())), _JSON)
+        containers = self._parts.node.encoded_statuses(max_processes, self._parts.culling.status)
+        report = {"containers": msgspec.Raw(containers), "agent": self.status()}  # a NodeReport
+        return Answer(msgspec.json.encode(report), _JSON)
 
     def _private_routes(self) -> Routes:
         return {
@@ -168,8 +169,8 @@ class Endpoints:
 
     def _snapshot(self, max_processes: int, *, unmasked: bool = False) -> Answer:
         culling = self._parts.culling.status
-        statuses = self._parts.node.statuses(max_processes, culling, unmasked=unmasked)
-        return Answer(encode(statuses), _JSON)
+        containers = self._parts.node.encoded_statuses(max_processes, culling, unmasked=unmasked)
+        return Answer(containers, _JSON)
 
     def _health(self) -> Answer:
         """Answer 200 while ticks come."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -17,7 +17,7 @@ from msgspec import structs
 
 from minerwatch.agent.tick import Sources, Watch
 from minerwatch.agent.tracked import is_idle_sandbox
-from minerwatch.api.statuses import container_status, worst_first
+from minerwatch.api.statuses import container_status, encoded_worst_first, worst_first
 from minerwatch.api.types import ContainerStatus, CullStatus
 from minerwatch.config.schema import Config
 from minerwatch.detection.judge import DEFAULT_MAX_GAP_S, MAX_GAP_TICKS, Judge
@@ -68,6 +68,9 @@ _TASKS = "a BPF iterator"
 
 Source = TypeVar("Source")
 
+Culling = Callable[[Observation], CullStatus | None]
+"""Returns what culling would do about a container."""
+
 
 def now_s() -> float:
     """Return seconds since boot, with suspension: the clock of process start times (proc(5))."""
@@ -91,21 +94,29 @@ class MonitoredNode:
     def statuses(
         self,
         max_processes: int,
-        culling: Callable[[Observation], CullStatus | None] = lambda _observation: None,
+        culling: Culling = lambda _observation: None,
         *,
         unmasked: bool = False,
     ) -> list[ContainerStatus]:
         """Return the containers of the last tick as they are published, worst first.
 
-        ``culling`` returns what culling would do; ``unmasked`` keeps secrets in command lines.
+        ``unmasked`` keeps secrets in command lines.
         """
-        return list(
-            worst_first(
-                structs.replace(self.status(each, unmasked=unmasked), culling=culling(each))
-                for each in self.watch.observations(max_processes)
-                if not self._is_sandbox(each)
-            )
-        )
+        return list(worst_first(self._statuses(max_processes, culling, unmasked=unmasked)))
+
+    def encoded_statuses(
+        self, max_processes: int, culling: Culling, *, unmasked: bool = False
+    ) -> bytes:
+        """Return the JSON of ``statuses``, a list."""
+        return encoded_worst_first(self._statuses(max_processes, culling, unmasked=unmasked))
+
+    def _statuses(
+        self, max_processes: int, culling: Culling, *, unmasked: bool
+    ) -> Iterator[ContainerStatus]:
+        for each in self.watch.observations(max_processes):
+            if not self._is_sandbox(each):
+                status = self.status(each, unmasked=unmasked)
+                yield structs.replace(status, culling=culling(each))
 
     def status(
         self, observation: Observation, *, unmasked: bool = False, public: bool = False

@@ -10,11 +10,9 @@ import msgspec
 from minerwatch.agent.parts import Parts
 from minerwatch.api import orders
 from minerwatch.api.history import NodeHistory, configured_prices
-from minerwatch.culling.audit_log import AuditError
 from minerwatch.culling.records import HOUR_S, action_line
 from minerwatch.errors import MinerwatchError, OrderError
 from minerwatch.report.http_server import Answer
-from minerwatch.report.incidents import node_history
 from minerwatch.report.pacing import Turns
 
 _NO_JOURNAL = (
@@ -43,6 +41,9 @@ class PastIncidents:
         journal = self._parts.recorder.journal
         if journal is None:
             raise OrderError(_NO_JOURNAL)
+        from minerwatch.culling.audit_log import AuditError
+        from minerwatch.report.incidents import node_history
+
         try:
             lines, trouble = self._parts.culling.audit_lines(hours), ""
         except AuditError as error:

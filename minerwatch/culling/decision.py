@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from minerwatch.culling.records import Case, DecisionLine
-from minerwatch.kube.attributions import HubServer
 from minerwatch.model import Action, ContainerKey, ProcessId
 from minerwatch.untrusted_text.display import printable
 from minerwatch.untrusted_text.redaction import redacted
+
+if TYPE_CHECKING:
+    from minerwatch.kube.attributions import HubServer
 
 
 class Reason(StrEnum):

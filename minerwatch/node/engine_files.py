@@ -10,7 +10,6 @@ names are the user's choice.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -157,6 +156,8 @@ def docker_data_root(daemon_json: bytes) -> str:
 
 def podman_graph_root(storage_conf: bytes) -> str:
     """Return the ``graphroot`` of containers-storage.conf(5); "" if it sets none."""
+    import tomllib
+
     try:
         storage = tomllib.loads(storage_conf.decode()).get("storage")
     except ValueError:

@@ -215,7 +215,7 @@ def _parse_stat(pid: int, line: bytes) -> tuple[ProcessStat, bool] | None:
             cpu_s=(int(fields[11]) + int(fields[12])) / CLOCK_TICKS_PER_S,
             threads=int(fields[17]),
             kernel_thread=bool(flags & _PF_KTHREAD),
-            program=(int(fields[23]), int(fields[25]), int(fields[45])),
+            program=hash((int(fields[23]), int(fields[25]), int(fields[45]))),
         )
     except (ValueError, OverflowError):
         return None

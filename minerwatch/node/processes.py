@@ -315,8 +315,8 @@ class ProcessReader:
         return "", False
 
 
-_Program = tuple[ProcessId, tuple[int, int, int]]
-"""A process, and the addresses that tell its program from earlier ones."""
+_Program = tuple[ProcessId, int]
+"""A process, and the number that tells its program from earlier ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ class TaskTable:
         self.cpu_ns: dict[int, int] = {}
         """CPU time of each process, with that of threads that have exited."""
         self._places: dict[int, array[int]] | None = None
-        self._programs: dict[int, int] = {}
+        self._programs = array("I"), array("q")  # pids, and a number of each program
         for number, (cpu_ns, ended_ns, tid, pid, flags) in enumerate(_TASK.iter_unpack(content)):
             if flags & _PF_KTHREAD:
                 continue
@@ -75,7 +75,7 @@ class TaskTable:
             cpu_s=self.cpu_ns[pid] / 1e9,
             threads=1 + self._others.get(pid, 0),
             kernel_thread=False,
-            program=(code, stack, arguments),
+            program=hash((code, stack, arguments)),
         )
 
     def thread_cpu(self, pid: int) -> dict[int, float]:
@@ -90,9 +90,8 @@ class TaskTable:
 
     def replaced_since(self, before: TaskTable) -> set[int]:
         """Return the pids with another name, program or process than in ``before``."""
-        earlier = before._known_programs()
-        programs = self._known_programs()
-        return {pid for pid, now in programs.items() if earlier.get(pid, now) != now}
+        earlier = dict(before._known_programs())
+        return {pid for pid, now in self._known_programs() if earlier.get(pid, now) != now}
 
     def forget_tasks(self) -> None:
         """Keep only what a later table is compared with; all lookups then find nothing."""
@@ -100,12 +99,14 @@ class TaskTable:
         self._content = b""
         self._leaders, self._others, self.cpu_ns, self._places = {}, {}, {}, None
 
-    def _known_programs(self) -> dict[int, int]:
-        """Return a number of each process that changes with its start, name and program."""
-        if not self._programs:
+    def _known_programs(self) -> Iterator[tuple[int, int]]:
+        """Yield pids, each with a number that changes with its start, name and program."""
+        pids, numbers = self._programs
+        if not pids:
             parse, content = _PROGRAM.unpack_from, self._content
-            self._programs = {pid: hash(parse(content, at)) for pid, at in self._leaders.items()}
-        return self._programs
+            pids.extend(self._leaders)
+            numbers.extend(hash(parse(content, at)) for at in self._leaders.values())
+        return zip(pids, numbers, strict=True)
 
     def _thread_places(self) -> dict[int, array[int]]:
         """Return the offsets of records by pid, except those of first threads."""

@@ -24,7 +24,7 @@ class Suspect:
     """A process that the probes examine."""
 
     process: ProcessId
-    program: tuple[int, int, int]  # as in ProcessStat
+    program: int  # as in ProcessStat
     is_settled: bool  # it has a finding, or its container's CPU time earned a look at it
     owner: Hashable = None  # its pod or container: owners take turns
     is_due: bool = True  # it has a finding, or that look was earned just now

@@ -111,7 +111,7 @@ class Probes:
         self._probes: list[Probe] = [*more]
         self._budget_s = settings.probes.budget
         self._exceptions: Counter[tuple[str, str]] = Counter()
-        self._programs: dict[ProcessId, tuple[int, int, int]] = {}
+        self._programs: dict[ProcessId, int] = {}
         self._owners: dict[ProcessId, Hashable] = {}
         sources = _Sources(
             settings.node.proc,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 
 _TABLE = """
 curl            -u@ -U@ -b --cookie -E@ --cert@
@@ -157,19 +158,22 @@ class Secrets:
     has_slash_login: bool = False
 
 
+_NONE: frozenset[str] = frozenset()  # one for all: an empty set takes 216 bytes
+
+
 def _parsed() -> dict[str, tuple[Secrets, ...]]:
     table: dict[str, tuple[Secrets, ...]] = {}
     for line in _TABLE.strip().splitlines():
         entries = line.split()
         programs = [entry for entry in entries if entry[0] not in "-=>"]
+        secrets_beside = cache(partial(_secrets, entries[len(programs) :]))
         for program in programs:
             name, _, beside = program.partition("+")
-            secrets = _secrets(beside, entries[len(programs) :])
-            table[name] = (*table.get(name, ()), secrets)
+            table[name] = (*table.get(name, ()), secrets_beside(beside))
     return table
 
 
-def _secrets(beside: str, entries: Sequence[str]) -> Secrets:
+def _secrets(entries: Sequence[str], beside: str) -> Secrets:
     places: dict[str, set[int]] = {}
     for entry in entries:
         if entry[0] == ">" and entry != ">/":
@@ -178,10 +182,10 @@ def _secrets(beside: str, entries: Sequence[str]) -> Secrets:
     options = [entry for entry in entries if entry[0] == "-"]
     return Secrets(
         beside=beside,
-        options=frozenset(each for each in options if each[-1] not in "*@"),
-        attached=frozenset(each[:-1] for each in options if each[-1] == "*"),
-        logins=frozenset(each[:-1] for each in options if each[-1] == "@"),
-        words=frozenset(entry[1:] for entry in entries if entry[0] == "="),
+        options=frozenset(each for each in options if each[-1] not in "*@") or _NONE,
+        attached=frozenset(each[:-1] for each in options if each[-1] == "*") or _NONE,
+        logins=frozenset(each[:-1] for each in options if each[-1] == "@") or _NONE,
+        words=frozenset(entry[1:] for entry in entries if entry[0] == "=") or _NONE,
         places={word: frozenset(at) for word, at in places.items()},
         has_slash_login=">/" in entries,
     )

@@ -47,7 +47,24 @@ _ALWAYS = (
     r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw480]=",
 )  # fmt: skip
 _HASH = r"\$(?:[1-9]|2[abxy]?|y|gy|P|H|apr1|argon2\w{0,2}|scrypt|pbkdf2[\w-]{0,10})\$[^\s\"':]{8,}"
-_TOKEN = re2.compile(
+
+
+_MAX_REGEX_BYTES = 2 << 20
+
+
+def bounded_regex(pattern: str) -> re2._Regexp:
+    """Compile an expression that keeps little memory, whatever text it searches.
+
+    RE2 keeps the states that a text led it to, 8 MiB by default. A text made for it leads to a new
+    one at each character. Where there is no room for them it searches without, and logs that.
+    """
+    options = re2.Options()
+    options.max_mem = _MAX_REGEX_BYTES
+    options.log_errors = False
+    return re2.compile(pattern, options)
+
+
+_TOKEN = bounded_regex(
     rf"(?:^|[^\w.-]|[=:/@,])(?:({'|'.join(_ALWAYS)})|({'|'.join(_WITH_DIGIT)})|({_HASH}))"
 )
 _DIGEST = re.compile(r"(?:sha\d{1,3}|md5)[:_-]", re.IGNORECASE)

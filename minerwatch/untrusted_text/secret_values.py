@@ -7,9 +7,7 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 from functools import lru_cache
 
-import re2
-
-from minerwatch.untrusted_text.secret_shapes import is_wallet
+from minerwatch.untrusted_text.secret_shapes import bounded_regex, is_wallet
 
 MAX_NAME_CHARS = 80
 """Characters at the end of a name that are looked at."""
@@ -135,29 +133,29 @@ SCHEMES = frozenset(
 
 _SEPARATOR = re.compile(r"=>|:=|[=:>]|%3[dDaA]|\((?=[\\\"'])")
 _NAME_CHARS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.$"
-_USERINFO = re2.compile(r"://([^\s:/?\"'<>@]*)(?:(@)|:([^\s\"'<>]*)@)")
+_USERINFO = bounded_regex(r"://([^\s:/?\"'<>@]*)(?:(@)|:([^\s\"'<>]*)@)")
 _SERVICES = re.compile(
     r"(?:\w+\+)?(?:https?|wss?|ftps?|git|postgres|mysql|maria|mongo|redis|valkey|amqp|mqtt|nats|kafka"
     r"|ldap|smtp|imap|s3|gs|wasb|abfs|oracle|mssql|sqlserver|clickhouse|cockroach|neo4j|bolt"
     r"|cassandra|elastic|etcd|consul|vault|docker|cql|influx|rabbit|rtsp|rtmp|srt|socks|jdbc|odbc|couch)"
 )
 _PORT = re.compile(r"\d{1,5}(?:[/?#]|$)")
-_BARE_LOGIN = re2.compile(r"(?:^|[\s\"'=,])[\w.+/\\-]{1,64}:([^\s/@][^\s@]*)@[A-Za-z0-9\[]")
+_BARE_LOGIN = bounded_regex(r"(?:^|[\s\"'=,])[\w.+/\\-]{1,64}:([^\s/@][^\s@]*)@[A-Za-z0-9\[]")
 _KEEPS_USER = re.compile(
     r"(?:.*\+)?(?:ssl|tls|tcp|ssh|sftp|rsync|smb|svn|mailto|stratum\w*|ethproxy|nicehash)(?:\+.*)?"
 )
-_PAIR = re2.compile(
+_PAIR = bounded_regex(
     r"(?i)\bname[\\\"']{0,2}[:=][\\\"']{0,2}([\w.-]{1,80})[\\\"']{0,2},[^\s,:=]{0,40}?"
     r"\bvalue[\\\"']{0,2}[:=][\\\"']{0,2}([^\s\\\"',}]+)"
 )
-_HOOK = re2.compile(
+_HOOK = bounded_regex(
     r"(?i)://[^\s/]*?(?:"
     r"conda[^\s/]*/t/|slack\.com/(?:services|workflows|triggers)/|discord(?:app)?\.com/api/(?:v\d+/)?webhooks/"
     r"|telegram\.org/(?:file/)?bot|webhook\.office\.com/|office\.com/webhook\w*/"
     r"|hooks?\.[^\s/]*/|webhooks?\.[^\s/]*/|ifttt\.com/[^\s?#]*/key/|/[^\s?#]*?/?(?:web)?hooks?/"
     r"|/[^\s?#]*?/?(?:token|secret|apikey|access_token)/)([^\s?#\"'<>]+)"
 )
-_STREAM = re2.compile(r"(?i)\b(?:rtmpt?[es]?|srt|rist)://[^\s\"'<>|]*/([^\s/\"'<>|]+)")
+_STREAM = bounded_regex(r"(?i)\b(?:rtmpt?[es]?|srt|rist)://[^\s\"'<>|]*/([^\s/\"'<>|]+)")
 
 
 def named_values(word: str) -> Iterator[tuple[int, int | None, Secrecy]]:

@@ -15,7 +15,7 @@ NO_LIMIT = CpuLimit(None, 0, 0, 0.0)
 
 
 def suspect(pid: int, owner: str) -> Suspect:
-    return Suspect(ProcessId(pid, 1), (0, 0, 0), is_settled=True, owner=owner)
+    return Suspect(ProcessId(pid, 1), 0, is_settled=True, owner=owner)
 
 
 def test_no_pod_crowds_out_another_among_suspects() -> None:

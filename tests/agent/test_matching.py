@@ -89,7 +89,7 @@ class World:
                 id=ProcessId(pid, CLOCK_TICKS_PER_S * 10 * pid), parent_pid=0, comm=comm,
                 command_line=comm, image=f"/bin/{comm}", current_directory="/", uid=0,
                 user="root", exe_deleted=False, exe_in_memory=False, command_line_hidden=False,
-                kernel_thread=False, program=(1, 2, 3),
+                kernel_thread=False, program=hash((1, 2, 3)),
             )  # fmt: skip
             self.container.processes[pid] = TrackedProcess(process)
 

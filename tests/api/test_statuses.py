@@ -4,7 +4,12 @@ import json
 from dataclasses import replace
 
 from minerwatch.api.snapshot import encode
-from minerwatch.api.statuses import MAX_COMMAND_LINE_LENGTH, container_status, worst_first
+from minerwatch.api.statuses import (
+    MAX_COMMAND_LINE_LENGTH,
+    container_status,
+    encoded_worst_first,
+    worst_first,
+)
 from minerwatch.api.types import ContainerStatus
 from minerwatch.detection.judge import joined_score, signal_scores
 from minerwatch.format import rfc3339
@@ -34,7 +39,7 @@ PROCESS = make_process(
     image="/tmp/a",
     uid=1000,
     user="jovyan",
-    program=(1, 2, 3),
+    program=123,
 )
 
 
@@ -137,6 +142,11 @@ def test_a_long_command_line_keeps_both_ends() -> None:
     assert len(process.command_line) == MAX_COMMAND_LINE_LENGTH
     assert process.command_line.startswith("./a x")
     assert process.command_line.endswith(POOL)
+
+
+def test_encoded_one_by_one_they_are_as_encoded_together() -> None:
+    for statuses in (NODE, NODE[:1], ()):
+        assert encoded_worst_first(iter(statuses)) == encode(worst_first(statuses))
 
 
 def test_worst_first_then_busiest() -> None:

@@ -19,7 +19,7 @@ PROCESS = Process(
     id=ProcessId(7, 100), parent_pid=1, comm="python3", command_line="python3 train.py",
     image="/usr/bin/python3", current_directory="/home/x", uid=1000, user="x",
     exe_deleted=False, exe_in_memory=False, command_line_hidden=False, kernel_thread=False,
-    program=(1, 2, 3),
+    program=123,
 )  # fmt: skip
 CONTAINER = Container("/docker/a", 5, ContainerKind.ENGINE, "a", "docker")
 

@@ -61,5 +61,5 @@ def test_stat_round_trip(
         cpu_s,
         threads,
         kernel_thread,
-        program,
+        hash(program),
     )

@@ -16,7 +16,7 @@ def me() -> ProcessId:
 
 def suspect(
     process: ProcessId,
-    program: tuple[int, int, int] = (1, 2, 3),
+    program: int = 123,
     *,
     is_settled: bool = True,
     is_due: bool = True,

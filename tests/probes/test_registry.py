@@ -90,7 +90,7 @@ def test_costly_probes_wait_until_a_suspect_has_settled() -> None:
 def test_what_was_known_of_a_program_is_not_said_of_the_next_one() -> None:
     looker = _Looker(looks_early=False)
     probes = Probes(NO_PROBES, more=[looker])
-    for at_s, program in enumerate(((1, 2, 3), (1, 2, 3), (4, 5, 6), (4, 5, 6))):
+    for at_s, program in enumerate((123, 123, 456, 456)):
         probes.examine([suspect(me(), program)], float(at_s))
     assert looker.seen == [[me()], [me()], [], [me()]]
 
@@ -193,7 +193,7 @@ def test_a_target_that_changes_all_the_time_does_no_harm(tmp_path: Path) -> None
             at_s += 10.0
             family = target.family()
             found.update(family)
-            suspects = [suspect(each, (int(at_s) // 100, 0, 0)) for each in family]
+            suspects = [suspect(each, int(at_s) // 100) for each in family]
             probes.examine([*suspects, suspect(me())], at_s)
             probes.sample(at_s)
             sleep(0.01)

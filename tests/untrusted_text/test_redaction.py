@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ctypes
+import random
 import shlex
 import string
 import tracemalloc
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from minerwatch.arguments import command_line_of
 from minerwatch.untrusted_text.redaction import redacted
+from minerwatch.untrusted_text.secret_shapes import tokens
 from minerwatch.untrusted_text.secret_values import MASK
 from tests.report.samples import POOL, WALLET, hostile_text
 
@@ -264,3 +267,40 @@ def test_what_is_remembered_of_hostile_lines_is_bounded_in_bytes() -> None:
     finally:
         tracemalloc.stop()
     assert after - before < 3 << 20
+
+
+def test_lines_of_processes_that_have_exited_are_forgotten() -> None:
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for turn in range(16):
+            for number in (*range(1000), *range(1000 + turn * 300, 1300 + turn * 300)):
+                redacted(f"app {number}")
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 400 << 10
+
+
+class _Malloc(ctypes.Structure):
+    _fields_ = (("numbers", ctypes.c_size_t * 10),)  # mallinfo(3)
+
+    @property
+    def used_bytes(self) -> int:
+        return int(self.numbers[4] + self.numbers[7])
+
+
+def test_lines_made_for_the_regular_expressions_take_little_memory() -> None:
+    words = ("sk-", "ghp_", "AKIA", "xoxb-", "eyJ", "glpat-", "AIza", "do")
+    rng = random.Random(1)
+    characters = string.ascii_letters + string.digits + "-_."
+    state_of_malloc = ctypes.CDLL(None).mallinfo2
+    state_of_malloc.restype = _Malloc
+    before_bytes = state_of_malloc().used_bytes
+    for _ in range(300):
+        made = (
+            rng.choice(words) + "".join(rng.choices(characters, k=rng.randint(3, 60)))
+            for _ in range(8)
+        )
+        list(tokens(" ".join(made)))
+    assert state_of_malloc().used_bytes - before_bytes < 2 << 20

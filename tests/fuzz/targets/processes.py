@@ -122,7 +122,7 @@ def program(data: bytes) -> None:
         exe_in_memory=False,
         command_line_hidden=not command_line,
         kernel_thread=False,
-        program=(1, 2, 3),
+        program=123,
     )
     facts = {**static_facts(process, process), "CpuCores": 1.0, "Age": 900.0, "Threads": 4}
     matches = matcher().matches(facts)
