@@ -84,7 +84,7 @@ class Matching:
             self.queue_all(container)
 
     def use_first_words(self, source: FirstWordsProbe | None) -> None:
-        """Take facts from this source, on what the rules in force ask for."""
+        """Use this source for the fields of first words that rules name."""
         self._first_words = source
         if source is not None:
             source.use(self._matcher.rules)

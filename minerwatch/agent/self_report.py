@@ -56,7 +56,7 @@ class RecentFailures:
                 self._kept.popleft()
 
     def failing(self, at_s: float, now: Counts) -> Iterator[tuple[str, str, int, float]]:
-        """Yield what fails too often: source, reason, count and the seconds that it is for."""
+        """Yield what fails too often: source, reason, count and its period in seconds."""
         since_s, before = self._kept[0]
         for_s = max(at_s - since_s, _EVERY_S)
         for (source, reason), count in sorted((now - before).items()):

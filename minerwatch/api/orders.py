@@ -82,7 +82,7 @@ class SeenName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SeenOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Count the pods of some names that were not flagged, but one."""
+    """Count the unflagged pods with these names, without the pod ``pod_uid``."""
 
     names: Annotated[tuple[SeenName, ...], msgspec.Meta(max_length=64)]
     pod_uid: _Name

@@ -98,10 +98,10 @@ def worst_first(statuses: Iterable[ContainerStatus]) -> Sequence[ContainerStatus
 
 
 def encoded_worst_first(statuses: Iterable[ContainerStatus]) -> bytes:
-    """Return the JSON of all, sorted as by ``worst_first``, while it keeps no status.
+    """Return the JSON of all, sorted as by ``worst_first``; encode one status at a time.
 
-    Those of a full node take some MiB, which the interpreter keeps once it has had them; one large
-    buffer goes back to the kernel.
+    The statuses of a full node together take some MiB, which would stay in the interpreter's heap;
+    one large buffer goes back to the kernel.
     """
     encoder, buffer, places = msgspec.json.Encoder(), bytearray(), []
     for each in statuses:

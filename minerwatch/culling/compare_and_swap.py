@@ -38,9 +38,11 @@ def swapped(
     rng: random.Random,
     monotonic_s: Callable[[], float] = time.monotonic,
 ) -> T:
-    """Return what ``attempt`` returns, which reads and writes until the time that it gets.
+    """Call ``attempt`` until it succeeds, and return its result.
 
-    It is called again after a conflict or a transient failure. Raises the last ApiError.
+    It reads the object, writes it with the resource version it read, and gets the time until which
+    it may try. It is called again after a conflict or a transient failure. Raises the last
+    ApiError.
     """
     until_s = monotonic_s() + pace.give_up_s
     backoff = Backoff(pace.first_delay_s, pace.longest_delay_s, rng, 1.5)

@@ -67,7 +67,10 @@ class CodeTally:
             self._halve()
 
     def make_room(self, samples: int) -> None:
-        """Let what was before count less than ``samples`` that are enough by themselves."""
+        """Halve what was before until it weighs no more than the fewest samples that are enough.
+
+        Nothing is done if ``samples``, the number of new ones, is not enough by itself.
+        """
         while samples >= LEAST_SAMPLES < self.samples:
             self._halve()
 

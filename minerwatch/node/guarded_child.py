@@ -1,4 +1,4 @@
-"""The one way to run a child: a program of node/children/, which may hang or be taken over.
+"""The one way to run a program of node/children/, which may hang or be taken over.
 
 A child gets one JSON value a line and answers by JSON lines. It parses what attackers wrote, so its
 answers are bounded, decoded into a type and not trusted. It has the capabilities to read other
@@ -248,8 +248,9 @@ class GuardedProgram:
 def output_of(module: str, given: bytes = b"", *, max_s: float) -> bytes:
     """Run a module of minerwatch in a child until it exits; return what it wrote.
 
-    For work that needs much memory once. The module's argument is this process's PID, for
-    ``confined.follow``. Raises OSError, or SubprocessError if it fails or takes longer.
+    For work that needs much memory once. The module's argument is this process's PID: it calls
+    ``confined.follow`` and ``confined.keep``. Raises OSError, or SubprocessError if it fails or
+    takes longer.
     """
     # The child imports from the same places; -P leaves out the working folder.
     places = {"PYTHONPATH": os.pathsep.join(place for place in sys.path if place)}

@@ -36,7 +36,7 @@ class RateLimited(Generic[_Result]):
 
 
 class Turns:
-    """Turns at work that is costly: one caller at a time, with pauses."""
+    """Serialises costly work: one caller at a time, with pauses."""
 
     def __init__(self) -> None:
         self._next_s = 0.0  # on the monotonic clock, when the next turn may begin

@@ -12,6 +12,7 @@ from subprocess import SubprocessError
 
 from minerwatch.config.schema import Tls
 from minerwatch.errors import ListenError
+from minerwatch.node import confined
 from minerwatch.node.guarded_child import output_of
 
 _NAME = "minerwatch"
@@ -138,4 +139,6 @@ def _new_certificate() -> bytes:
 
 
 if __name__ == "__main__":
+    confined.follow(int(sys.argv[1]))
+    confined.keep()
     sys.stdout.buffer.write(_new_certificate())

@@ -21,7 +21,7 @@ Child = str | int | float | None | Iterable["Child"]
 
 
 def tag(name: str, /, *children: Child, **attributes: str | int | float | None) -> Markup:
-    """Return an element. ``class_`` is the attribute class, an underscore within a name a hyphen.
+    """Return an element. ``class_`` becomes the attribute class, other underscores become hyphens.
 
     An attribute that is None is left out.
     """

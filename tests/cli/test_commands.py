@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -23,32 +25,22 @@ from tests.conftest import TOP, CgroupFolders, Programs, container_id
 from tests.waiting import until
 
 ID = container_id("a1")
-COMMANDS = (
-    ("agent",),
-    ("top",),
-    ("explain",),
-    ("rules",),
-    ("rules", "list"),
-    ("rules", "lint"),
-    ("rules", "test"),
-    ("rules", "replay"),
-    ("rules", "fields"),
-    ("status",),
-    ("config",),
-    ("config", "check"),
-    ("config", "show"),
-    ("cull",),
-    ("release",),
-    ("canary",),
-    ("version",),
-)
+
+
+def _commands(group: click.Group, *above: str) -> Iterator[tuple[str, ...]]:
+    """Yield each command of ``group``, and those below it."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        yield (*above, name)
+        if isinstance(command := group.get_command(context, name), click.Group):
+            yield from _commands(command, *above, name)
 
 
 def run(*arguments: str, **environment: str) -> Result:
     return CliRunner().invoke(cli, arguments, env=environment, prog_name="minerwatch")
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("command", [*_commands(cli)], ids=" ".join)
 def test_every_command_has_a_page_of_help(command: tuple[str, ...]) -> None:
     result = run(*command, "--help")
     assert result.exit_code == 0

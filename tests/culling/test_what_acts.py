@@ -10,6 +10,7 @@ import minerwatch
 _WRITES = re.compile(r'"(?:DELETE|PATCH|PUT)"|/eviction')
 _SIGNALS = re.compile(r"\bpidfd_send_signal\(|\bos\.kill(?:pg)?\(")
 _ENGINES = re.compile(r"/containers/\{")
+_POSTS = re.compile(r'"POST"|/exec"')
 _EVENTS = "kube/events.py"  # counts a repeated Event
 _CHILDREN = "node/"  # ends the agent's own children
 
@@ -30,6 +31,18 @@ def test_only_culling_changes_pods() -> None:
         "culling/lease_budget.py",
         "culling/ban_store.py",  # a ConfigMap
         _EVENTS,
+    }
+
+
+def test_what_else_asks_the_cluster_to_do_something() -> None:
+    assert _modules(_POSTS) == {
+        *("culling/actions.py", "culling/lease_budget.py", "culling/ban_store.py", _EVENTS),
+        "culling/host_actions.py",  # a host's engine
+        "kube/token_review.py",  # reviews, which the API server does not keep
+        "kube/agent_port.py",  # of the commands: a person's own permission, for a short-lived token
+        "kube/pod_exec.py",  # of the commands, too: reads and orders in agents' pods
+        "api/client.py",  # orders to an agent's socket
+        "report/notifier.py",  # messages to chats
     }
 
 
