@@ -226,7 +226,7 @@ class Matching:
         if not is_suspect and not of_all and cores < _SATURATED_CORES:
             seen = self._of_process.intervals(facts)
             if seen == process.unmatched:
-                self._rest_if_idle(process, facts)
+                self._skip_while_idle(process, facts)
                 return
         else:
             seen = None
@@ -239,7 +239,7 @@ class Matching:
         process.is_idle = False
         yield from container.sightings_of(process, matches)
 
-    def _rest_if_idle(self, process: TrackedProcess, facts: Facts) -> None:
+    def _skip_while_idle(self, process: TrackedProcess, facts: Facts) -> None:
         """Stop measuring a process that matches nothing and has not run within the window."""
         if process.cpu is None or process.matches or not process.cpu.is_idle:
             return

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from minerwatch.culling.bans import Ban, HubRecords, Notice
-from minerwatch.culling.compare_and_swap import SwapPace, swapped
+from minerwatch.culling.compare_and_swap import SwapPace, compare_and_swap
 from minerwatch.errors import NOT_JSON
 from minerwatch.kube.client import ApiError, Cluster, one_line
 
@@ -71,7 +71,7 @@ class BanStore:
                 self._put(found, after, until_s)
             return after
 
-        return swapped(attempt, self._cluster, self._pace, self._closing, self._rng)
+        return compare_and_swap(attempt, self._cluster, self._pace, self._closing, self._rng)
 
     def _answer_s(self, until_s: float) -> float:
         return max(_MIN_ANSWER_S, min(self._pace.answer_s, until_s - time.monotonic()))

@@ -30,7 +30,7 @@ class SwapPace:
     answer_s: float = 5.0
 
 
-def swapped(
+def compare_and_swap(
     attempt: Callable[[float], T],
     cluster: Cluster,
     pace: SwapPace,

@@ -32,7 +32,7 @@ from typing import Any
 import msgspec
 
 from minerwatch.config.schema import Culling
-from minerwatch.culling.compare_and_swap import SwapPace, swapped
+from minerwatch.culling.compare_and_swap import SwapPace, compare_and_swap
 from minerwatch.culling.lease_codec import (
     LEASE,
     LeaseState,
@@ -198,8 +198,8 @@ class LeaseBudget:
             return True
 
         try:
-            return swapped(
-                *(attempt, self._cluster, self._pace, self._closing, self._rng), self._monotonic_s
+            return compare_and_swap(
+                attempt, self._cluster, self._pace, self._closing, self._rng, self._monotonic_s
             )
         except ApiError as error:
             self._report_failure(error)

@@ -52,7 +52,7 @@ class RecordedHistory:
         self._audit = AuditLog(context.culling.audit, self._go_on)
         self._unread = _NOT_READ  # why the previous log could not be read; "": it was read
         self.is_forgotten = False
-        """Return True once the log was removed."""
+        """True once the log was removed."""
         self._unread_stamps: object = None  # of the log that could not be read
         self._logged = ""  # the trouble that was logged last
         self.past = History.started(self._node, context.clock.now())

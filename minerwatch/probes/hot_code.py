@@ -19,7 +19,7 @@ from minerwatch.probes.base import NO_FACTS
 from minerwatch.probes.code_schedule import Place
 
 LEAST_SHARE = 0.06
-"""Of samples that hash or instructions that mix, in a container or process that is looked at.
+"""Share of samples that hash, or of instructions that mix, from which on code is looked at.
 
 RandomX without generated code shows 8 to 21 %, of few hundred samples.
 """

@@ -29,8 +29,6 @@ from minerwatch.untrusted_text.secret_values import (
 )
 
 _MAX_CACHED_BYTES = 1 << 20
-_MAX_USES = 2  # of each line, in the mean, before those that are not used are dropped
-_FEW_LINES = 1024
 _MAX_COUNTED = 8
 _BLANKS = re.compile(r"([ \t\n\r\f\v]+|\u00a0+)")  # between arguments, or within one
 _AROUND = "\"'`$(){};"
@@ -70,39 +68,25 @@ def redacted(text: str) -> str:
 
 
 class _Cache:
-    """Results worked out lately: the same lines are shown at every tick, and in each snapshot.
-
-    A line that is used again moves from the old generation to the young one. The old one is
-    dropped, with the lines of processes that have exited, when the young one is full or was used
-    several times over.
-    """
+    """Results worked out lately: the same few lines are shown at every tick."""
 
     def __init__(self, max_bytes: int) -> None:
-        """``max_bytes`` bounds the texts of both generations."""
-        self._max_bytes = max_bytes // 2
-        self._bytes = self._uses = 0
-        self._young: dict[str, str] = {}
-        self._old: dict[str, str] = {}
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._known: dict[str, str] = {}
 
     def redacted(self, text: str) -> str:
-        self._uses += 1
-        result = self._young.get(text)
-        if result is None:
-            result = self._old.pop(text, None)
-            if result is None:
-                result = _Line(text.encode("utf-8", "backslashreplace").decode()).masked()
-                result = text if result == text else result
-            self._add(text, result)
-        return result
-
-    def _add(self, text: str, result: str) -> None:
+        known = self._known.get(text)
+        if known is not None:
+            return known
+        result = _Line(text.encode("utf-8", "backslashreplace").decode()).masked()
+        result = text if result == text else result
         size = sys.getsizeof(text) + (0 if result is text else sys.getsizeof(result))
         self._bytes += size
-        is_full = self._bytes > self._max_bytes
-        if is_full or self._uses > _MAX_USES * max(len(self._young), _FEW_LINES):
-            self._old, self._young = self._young, {}
-            self._bytes, self._uses = size, 0
-        self._young[text] = result
+        if self._bytes > self._max_bytes:
+            self._known, self._bytes = {}, size
+        self._known[text] = result
+        return result
 
 
 _cache = _Cache(_MAX_CACHED_BYTES)

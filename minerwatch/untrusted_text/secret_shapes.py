@@ -56,7 +56,7 @@ def bounded_regex(pattern: str) -> re2._Regexp:
     """Compile an expression that keeps little memory, whatever text it searches.
 
     RE2 keeps the states that a text led it to, 8 MiB by default. A text made for it leads to a new
-    one at each character. Where there is no room for them it searches without, and logs that.
+    one at each character. Where there is no room for them it searches without.
     """
     options = re2.Options()
     options.max_mem = _MAX_REGEX_BYTES

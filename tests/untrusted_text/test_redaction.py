@@ -269,19 +269,6 @@ def test_what_is_remembered_of_hostile_lines_is_bounded_in_bytes() -> None:
     assert after - before < 3 << 20
 
 
-def test_lines_of_processes_that_have_exited_are_forgotten() -> None:
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
-        for turn in range(16):
-            for number in (*range(1000), *range(1000 + turn * 300, 1300 + turn * 300)):
-                redacted(f"app {number}")
-        after, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert after - before < 400 << 10
-
-
 class _Malloc(ctypes.Structure):
     _fields_ = (("numbers", ctypes.c_size_t * 10),)  # mallinfo(3)
 

@@ -237,7 +237,7 @@ def _remembered(field: str, evaluate: Evaluate) -> Evaluate:
 
     def holds(seen: Seen) -> bool:
         value = seen.facts.get(field)
-        if not isinstance(value, str):
+        if not isinstance(value, str) or len(value) > _MAX_REMEMBERED_CHARS:
             return evaluate(seen)
         result = known.get(value)
         if result is None:
@@ -253,6 +253,8 @@ _REPEATED = frozenset(("Comm", "CurrentDirectory", "Image", "ParentImage"))
 """Fields whose texts come again with other processes."""
 _REMEMBERED = 64
 """Texts for which a condition's result is remembered."""
+_MAX_REMEMBERED_CHARS = 256
+"""Longer texts are made to fill memory: a path has up to 4096 characters of four bytes."""
 
 
 def _regex_holds(predicate: Text, clauses: Sequence[Found]) -> Evaluate:

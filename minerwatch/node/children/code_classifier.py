@@ -137,7 +137,7 @@ def _is_hashing(counts: list[int], total: int) -> bool:
 # Where code lies.
 
 _PERMISSIONS_END = 38
-"""Of a line of maps, at most: what comes between there and the name has no letter x."""
+"""Characters of a line of maps up to there, at most; what follows before the name has no x."""
 _OF_THE_KERNEL = (b"[vdso]", b"[vsyscall]")
 _OF_DEVICES = (b"/dev/", b"/sys/", b"anon_inode:")
 _OF_NO_FILE = (b"/memfd:", b"/dev/shm/", b"/SYSV", b"/dev/zero")
@@ -187,11 +187,13 @@ def largest_file_mib(content: bytes) -> float:
     for line in content.split(b"\n"):
         if b" /" not in line:
             continue
-        place, permissions, _, _, inode, name = line.split(None, 5)
-        is_on_disk = name.startswith(b"/") and not name.startswith(_NOT_ON_DISK)
-        if is_on_disk and inode != b"0" and permissions.startswith(b"r"):
-            start, _, end = place.partition(b"-")
-            largest_bytes = max(largest_bytes, int(end, 16) - int(start, 16))
+        try:
+            mapping = _Mapping(line)
+        except ValueError:
+            continue
+        is_on_disk = mapping.name.startswith(b"/") and not mapping.name.startswith(_NOT_ON_DISK)
+        if is_on_disk and mapping.file and mapping.permissions.startswith(b"r"):
+            largest_bytes = max(largest_bytes, mapping.end - mapping.start)
     return largest_bytes / (1 << 20)
 
 
@@ -362,7 +364,7 @@ def _page(address: int, mapping: _Mapping) -> str:
 
 
 def _question(line: bytes) -> dict[str, Any]:
-    pid, start_ticks, *rest = map(int, line.translate(None, b"[]\n").split(b","))
+    pid, start_ticks, *rest = map(int, filter(None, line.translate(None, b"[]\n").split(b",")))
     addresses = [*zip(rest[::2], rest[1::2], strict=True)]
     return {"pid": pid, "start_ticks": start_ticks, "addresses": addresses}
 
