@@ -582,3 +582,16 @@ def test_memory_of_seen_texts_is_bounded() -> None:
         assert tracemalloc.get_traced_memory()[0] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_long_paths_are_not_remembered() -> None:
+    rule = rule_of({"a": {"Image|re": "^/[^/]*[0-9]x+[.]x$"}, "condition": "a"})
+    matcher = Matcher([rule])
+    matcher.matches({"Image": "/a.x"})
+    tracemalloc.start()
+    try:
+        for number in range(64):
+            assert matcher.matches({"Image": f"/\U0001f600{number}{'x' * 4000}.x"})
+        assert tracemalloc.get_traced_memory()[0] < 512 << 10  # 1 MiB in all
+    finally:
+        tracemalloc.stop()
