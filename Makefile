@@ -38,7 +38,7 @@ test: $(READY_TO_TEST) ## lint, types, layers, then every test but those of the 
 unit: $(READY_TO_TEST) ## the tests that start no program and need no root: at most 2 minutes
 	$(BIN)/pytest -m unit --numprocesses $(WORKERS) $(ARGS)
 
-nightly: $(READY_TO_FUZZ) ## ten times the examples, fuzzing for MINUTES=5, the soak (root): about an hour
+nightly: $(READY_TO_FUZZ) ## ten times the examples, fuzzing for MINUTES=5, the soak (root): an hour or more
 	$(BIN)/pytest -m "hypothesis or slow or nightly" --hypothesis-profile nightly --numprocesses $(WORKERS)
 	$(BIN)/python -m tests.fuzz.campaign --minutes $(MINUTES)
 	$(BIN)/python -m tests.soak
