@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -24,6 +26,7 @@ from minerwatch.report.http_server import (
     address_listener,
 )
 from minerwatch.report.tls import TlsEndpoint
+from tests.conftest import needs_root
 from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.skipif(
@@ -225,3 +228,27 @@ def test_private_answers_in_memory_are_few(authority: Authority) -> None:
     finally:
         going_on.set()
         listener.close()
+
+
+def _certificate_child(parent_pid: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-P", "-m", "minerwatch.report.tls", str(parent_pid)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE)
+
+
+@needs_root
+def test_what_makes_a_certificate_has_no_capabilities() -> None:
+    with _certificate_child(os.getpid()) as child:
+        assert child.stdout is not None
+        made = child.stdout.read()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # /proc shows it until it is reaped
+        status = Path(f"/proc/{child.pid}/status").read_text().splitlines()
+    assert b"PRIVATE KEY" in made
+    assert b"CERTIFICATE" in made
+    held = dict(line.split(":\t", 1) for line in status if line.startswith(("CapEff", "CapPrm")))
+    assert {int(each, 16) for each in held.values()} == {0}
+
+
+def test_what_makes_a_certificate_exits_without_its_agent() -> None:
+    with _certificate_child(parent_pid=1) as child:
+        assert child.communicate()[0] == b""
+    assert child.returncode == 1
