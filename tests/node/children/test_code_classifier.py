@@ -252,6 +252,7 @@ def test_the_largest_file_that_is_mapped_lies_on_a_disk() -> None:
     in_memory = b"7e1000000000-7e100f000000 r--s 00000000 00:19 6      /dev/shm/y\n"
     assert classifier.largest_file_mib(MAPS + larger + in_memory) == 192.0
     assert classifier.largest_file_mib(b"") == 0.0
+    assert classifier.largest_file_mib(b"half a line of a file /y\n" + MAPS) == 1.0
 
 
 @pytest.mark.parametrize(
