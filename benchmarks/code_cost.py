@@ -3,10 +3,10 @@
     python -m benchmarks.code_cost [--cpus 16] [--seconds 180]      (root)
 
 Several events are opened on each of this machine's CPUs, so that there are as many rings and
-samples as on a node with ``--cpus`` busy CPUs. A process hashes, and as many as ``--cpus`` says are
-forks of it, which sleep; all samples count as these processes' in turn. Once they are known,
-everything is counted: reading the rings, choosing, and the child with its starts, which classifies
-them again in rounds.
+samples as on a node with ``--cpus`` busy CPUs. A process for each CPU of this machine hashes, and
+as many as ``--cpus`` says are forks of the same, which sleep; all samples count as these processes'
+in turn. Once they are known, everything is counted: reading the rings, choosing, and the child with
+its starts, which classifies them again in rounds.
 
 Two costs are the kernel's, and shown apart: a new period for another CPU, which that CPU is
 interrupted for (a part of reading the rings), and the interrupt of each sample, which the sampled
@@ -44,6 +44,7 @@ for _ in range(int(sys.argv[1])):
         while time.process_time() < 0.3: hashlib.sha256(bytes(4096))  # its pages are there then
         time.sleep(1e6)
     print(child, flush=True)
+for _ in range(os.cpu_count() - 1): os.fork()
 while True: hashlib.sha256(bytes(4096))
 """
 _FAST_HZ = 20_000.0
