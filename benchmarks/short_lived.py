@@ -46,9 +46,9 @@ while True:
 class _Steady(Pace):
     """The usual pause after each read."""
 
-    def pause_s(self, usual_s: float, cost_s: float, now_s: float) -> float:
+    def pause_s(self, usual_s: float, calm_s: float, cost_s: float, now_s: float) -> float:
         """Return ``usual_s``."""
-        del cost_s, now_s
+        del calm_s, cost_s, now_s
         return usual_s
 
 

@@ -5,7 +5,7 @@ what user code a CPU executes into a ring in shared memory. It needs no hardware
 virtual machines, and stops nothing. It needs the capability PERFMON (Linux 5.8) or SYS_ADMIN, and
 the host's pid namespace. Where the kernel refuses it, kernel_entries.py is the next best.
 
-Every second draws another period, so that code cannot pause just before it is sampled.
+Every read draws another period, so that code cannot pause just before it is sampled.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ class CodeSampler:
     """
 
     read_every_s = 1.0
+    read_calmly_every_s = 2.0
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ _MAX_FAST_SHARE = 0.004
 """Of one core, for the thread while it reads fast."""
 _MANY_GONE, _MANY_GONE_SHARE = 3, 0.2
 """Samples of one read, of processes that have exited, after which it reads fast."""
+_CALM_AFTER_S = 30.0
 
 
 class Place(NamedTuple):
@@ -36,21 +37,34 @@ class Place(NamedTuple):
 
 
 class Pace:
-    """Pauses between reads: short for some seconds while processes exit before they are read."""
+    """Pauses between reads: short for some seconds while processes exit before they are read.
+
+    They are long when all samples have been of processes that are known, and run, for a while: most
+    of the cost of a read is to begin it.
+    """
 
     def __init__(self) -> None:
+        self._changed_s = 0.0
         self._fast_until_s = 0.0
         self._slow_until_s = 0.0
 
     def note(self, samples: int, gone: int, now_s: float) -> None:
         """Take note of the samples of a read, and how many are of processes that have exited."""
+        if gone:
+            self._changed_s = now_s
         if now_s < self._slow_until_s or gone < max(_MANY_GONE, _MANY_GONE_SHARE * samples):
             return
         self._fast_until_s = now_s + _FAST_FOR_S
         self._slow_until_s = self._fast_until_s + random.uniform(*_BETWEEN_FAST_S)  # noqa: S311
 
-    def pause_s(self, usual_s: float, cost_s: float, now_s: float) -> float:
+    def note_new(self, now_s: float) -> None:
+        """Take note that samples are of processes that are not known yet."""
+        self._changed_s = now_s
+
+    def pause_s(self, usual_s: float, calm_s: float, cost_s: float, now_s: float) -> float:
         """Return the pause after a read that took ``cost_s`` of CPU time."""
+        if now_s >= self._changed_s + _CALM_AFTER_S:
+            return calm_s
         if now_s >= self._fast_until_s:
             return usual_s
         return min(usual_s, max(_FAST_S, cost_s / _MAX_FAST_SHARE))

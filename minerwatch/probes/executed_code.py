@@ -1,6 +1,6 @@
 """Samples of what all CPUs execute, classified in a child, by process and container.
 
-A thread reads the samples every second or so, and ten times a second for a while where processes
+A thread reads the samples every second or two, and ten times a second for a while where processes
 exit before that. Samples of processes that are not known yet are classified at once, because
 short-lived ones are soon gone; of known ones those of some seconds, from time to time, together.
 Containers take turns. What a process executed that has exited is read from another one of its
@@ -67,6 +67,10 @@ class Sampler(Protocol):
 
     failures: dict[str, int]
     read_every_s: float
+
+    @property
+    def read_calmly_every_s(self) -> float:
+        """The pause while no process starts or exits."""
 
     def read(self) -> CodeSamples:
         """Return the samples since the last call."""
@@ -247,7 +251,8 @@ class ExecutedCode:
             began_s = time.thread_time()
             self.take(self._sampler.read(), time.monotonic())
             cost_s = time.thread_time() - began_s
-            pause_s = self._pace.pause_s(self._sampler.read_every_s, cost_s, time.monotonic())
+            usual_s, calm_s = self._sampler.read_every_s, self._sampler.read_calmly_every_s
+            pause_s = self._pace.pause_s(usual_s, calm_s, cost_s, time.monotonic())
         self._program.close()
 
     def take(self, samples: CodeSamples, now_s: float) -> None:
@@ -258,6 +263,8 @@ class ExecutedCode:
             with self._lock:
                 self._news |= named
         due = self._due(placed, now_s)
+        if due:
+            self._pace.note_new(now_s)
         asked: dict[Place, Counter[int]] = {}
         chosen = self._bounds.chosen(due, now_s)
         self._failures["left"] += len(due) - len(chosen)

@@ -33,7 +33,7 @@ class Sampler:
 
     def __init__(self) -> None:
         self.failures: dict[str, int] = {}
-        self.read_every_s = 1e6
+        self.read_every_s = self.read_calmly_every_s = 1e6
 
     def read(self) -> CodeSamples:
         return CodeSamples(1.0, [])

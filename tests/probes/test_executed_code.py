@@ -36,7 +36,7 @@ class Samples:
     """A source that returns what a test gives it, once."""
 
     def __init__(self, read_every_s: float = 1e6) -> None:
-        self.read_every_s = read_every_s
+        self.read_every_s = self.read_calmly_every_s = read_every_s
         self.failures = {"lost": 0}
         self.next: Sequence[tuple[int, int, int]] = []
 
@@ -331,15 +331,29 @@ def test_bounds_are_those_of_a_second_however_often_is_read(mixing: int) -> None
 def test_reads_are_fast_for_a_while_where_processes_exit_before_them() -> None:
     pace = Pace()
     pace.note(20, 2, 0.0)
-    assert pace.pause_s(1.0, 0.0001, 0.0) == 1.0
+    assert pace.pause_s(1.0, 2.0, 0.0001, 0.0) == 1.0
     pace.note(20, 12, 1.0)
-    assert pace.pause_s(1.0, 0.0001, 1.0) == 0.1
-    assert pace.pause_s(1.0, 0.002, 1.0) == 0.5  # as it costs more
-    assert pace.pause_s(1.0, 1.0, 1.0) == 1.0
+    assert pace.pause_s(1.0, 2.0, 0.0001, 1.0) == 0.1
+    assert pace.pause_s(1.0, 2.0, 0.002, 1.0) == 0.5  # as it costs more
+    assert pace.pause_s(1.0, 2.0, 1.0, 1.0) == 1.0
     pace.note(20, 12, 11.5)
-    assert pace.pause_s(1.0, 0.0001, 11.5) == 1.0  # not for ever
+    assert pace.pause_s(1.0, 2.0, 0.0001, 11.5) == 1.0  # not for ever
     pace.note(20, 12, 41.5)
-    assert pace.pause_s(1.0, 0.0001, 41.5) == 0.1
+    assert pace.pause_s(1.0, 2.0, 0.0001, 41.5) == 0.1
+
+
+def test_a_calm_node_is_read_less_often() -> None:
+    pace = Pace()
+    pace.note_new(100.0)
+    assert pace.pause_s(1.0, 2.0, 0.0001, 101.0) == 1.0
+    pace.note(20, 0, 131.0)
+    assert pace.pause_s(1.0, 2.0, 0.0001, 131.0) == 2.0
+    pace.note(20, 1, 132.0)  # a process has exited before its samples were read
+    assert pace.pause_s(1.0, 2.0, 0.0001, 132.0) == 1.0
+    pace.note(20, 0, 170.0)
+    assert pace.pause_s(1.0, 2.0, 0.0001, 170.0) == 2.0
+    pace.note_new(171.0)
+    assert pace.pause_s(1.0, 2.0, 0.0001, 171.0) == 1.0
 
 
 UNIFIED = next(

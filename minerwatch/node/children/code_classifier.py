@@ -164,6 +164,11 @@ class _Mapping:
     def is_of_device(self) -> bool:
         return self.name.startswith(_OF_DEVICES) and not self.name.startswith(_OF_NO_FILE)
 
+    @property
+    def is_of_disk(self) -> bool:
+        is_on_disk = self.name.startswith(b"/") and not self.name.startswith(_NOT_ON_DISK)
+        return is_on_disk and self.file != b"" and self.permissions.startswith(b"r")
+
 
 class Mappings:
     """The executable mappings of a process, as /proc/PID/maps has them."""
@@ -187,13 +192,13 @@ def largest_file_mib(content: bytes) -> float:
     for line in content.split(b"\n"):
         if b" /" not in line:
             continue
+        start, _, rest = line.partition(b"-")
         try:
-            mapping = _Mapping(line)
+            size_bytes = int(rest.partition(b" ")[0], 16) - int(start, 16)
+            if size_bytes > largest_bytes and _Mapping(line).is_of_disk:
+                largest_bytes = size_bytes
         except ValueError:
             continue
-        is_on_disk = mapping.name.startswith(b"/") and not mapping.name.startswith(_NOT_ON_DISK)
-        if is_on_disk and mapping.file and mapping.permissions.startswith(b"r"):
-            largest_bytes = max(largest_bytes, mapping.end - mapping.start)
     return largest_bytes / (1 << 20)
 
 
