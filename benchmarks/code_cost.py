@@ -58,7 +58,7 @@ class ManyRings(CodeSampler):
     def __init__(self, rings: int, busy: int, pids: Sequence[int]) -> None:
         here = [*online_cpus()]
         self._busy, self._pids = busy, pids
-        self._own: list[int] = []
+        self._own: list[tuple[int, bytes]] = []
         self.count = 0
         self.reading_s = 0.0
         self.benchmark_s = 0.0
@@ -72,11 +72,12 @@ class ManyRings(CodeSampler):
         began_s = time.thread_time()
         period_s, samples = super().read()
         read_s = time.thread_time()
-        self._own += [address for pid, address, _ in samples if pid == self._busy]
+        self._own += [(at, code) for pid, at, _, code in samples if pid == self._busy]
         del self._own[:-_KEPT]
         self.count += len(samples)
         known = [
-            (random.choice(self._pids), random.choice(self._own), 0) for _ in samples if self._own
+            (random.choice(self._pids), at, 0, code)
+            for at, code in random.choices(self._own, k=len(samples) if self._own else 0)
         ]
         self.reading_s += read_s - began_s
         self.benchmark_s += time.thread_time() - read_s

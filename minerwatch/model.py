@@ -135,18 +135,23 @@ class FpSample(NamedTuple):
 
 
 class CodeSample(NamedTuple):
-    """An address of code that a process executed. ``cgroup``: perf_event's id; 0: unknown."""
+    """An address of code that a process executed.
+
+    ``cgroup``: the id of its cgroup; 0: unknown. ``code``: the instructions there, if they were
+    copied while they were executed.
+    """
 
     pid: int
     address: int
     cgroup: int
+    code: bytes = b""
 
 
 class CodeSamples(NamedTuple):
     """The samples since the last read. Each stands for ``period_s`` of CPU time."""
 
     period_s: float
-    samples: Sequence[tuple[int, int, int]]
+    samples: Sequence[tuple[int, int, int, bytes]]
     """Fields of a CodeSample each; plain tuples, because there are thousands."""
 
 

@@ -16,7 +16,7 @@ import re
 import resource
 from collections.abc import Iterator
 from contextlib import suppress
-from ctypes import c_char_p, c_int, c_void_p
+from ctypes import c_char_p, c_int, c_uint32, c_void_p
 from pathlib import Path
 
 from minerwatch.errors import SourceUnavailableError
@@ -83,7 +83,7 @@ class BpfIterator:
         self._program: int | None = None
         self._link: int | None = None
         try:
-            self._load(_object_path(name, needs, what))
+            self._load(object_path(name, needs, what))
         except SourceUnavailableError:
             self.close()
             raise
@@ -123,11 +123,11 @@ class BpfIterator:
             )
         self._object = opened
         if library.bpf_object__load(opened):
-            raise SourceUnavailableError(_refusal(ctypes.get_errno(), self._needs, self._what))
+            raise SourceUnavailableError(refusal(ctypes.get_errno(), self._needs, self._what))
         self._program = program = library.bpf_object__next_program(opened, None)
         self._link = library.bpf_program__attach_iter(program, None) if program else None
         if not self._link:
-            raise SourceUnavailableError(_refusal(ctypes.get_errno(), self._needs, self._what))
+            raise SourceUnavailableError(refusal(ctypes.get_errno(), self._needs, self._what))
 
     def _pieces(self, link: int | None) -> Iterator[bytes]:
         fd = self._library.bpf_iter_create(self._library.bpf_link__fd(link))
@@ -154,12 +154,13 @@ class BpfIterator:
             os.close(fd)
 
 
-def _object_path(name: str, needs: str, what: str) -> Path:
+def object_path(name: str, needs: str, what: str, *, reads_kernel: bool = True) -> Path:
+    """Return the path of an object. Raises SourceUnavailableError if it cannot be loaded here."""
     machine = platform.machine()
     path = BPF_FOLDER / f"{name}.{machine}.bpf.o"
     if not path.is_file():
         raise SourceUnavailableError(f"there is no {what} for this machine ({machine})")
-    if not Path("/sys/kernel/btf/vmlinux").exists():
+    if reads_kernel and not Path("/sys/kernel/btf/vmlinux").exists():
         raise SourceUnavailableError(
             f"this kernel has no BTF: it needs {needs} or later with CONFIG_DEBUG_INFO_BTF"
         )
@@ -183,6 +184,11 @@ def load_libbpf() -> ctypes.CDLL:
         "bpf_link__fd": (c_int, [c_void_p]),
         "bpf_link__destroy": (c_int, [c_void_p]),
         "bpf_iter_create": (c_int, [c_int]),
+        "bpf_object__find_map_by_name": (c_void_p, [c_void_p, c_char_p]),
+        "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint32]),
+        "bpf_map__fd": (c_int, [c_void_p]),
+        "bpf_map_lookup_elem": (c_int, [c_int, c_void_p, c_void_p]),
+        "bpf_program__fd": (c_int, [c_void_p]),
         "libbpf_set_print": (c_void_p, [c_void_p]),
         "libbpf_set_strict_mode": (c_int, [c_int]),
     }
@@ -196,7 +202,8 @@ def load_libbpf() -> ctypes.CDLL:
     return library
 
 
-def _refusal(number: int, needs: str, what: str) -> str:
+def refusal(number: int, needs: str, what: str) -> str:
+    """Return why the kernel refuses a program, and how to permit it."""
     if number in (errno.EPERM, errno.EACCES):
         own = effective_capabilities()
         missing = [name for name in _CAPABILITIES if name not in own]

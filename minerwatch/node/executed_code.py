@@ -5,6 +5,9 @@ what user code a CPU executes into a ring in shared memory. It needs no hardware
 virtual machines, and stops nothing. It needs the capability PERFMON (Linux 5.8) or SYS_ADMIN, and
 the host's pid namespace. Where the kernel refuses it, kernel_entries.py is the next best.
 
+With the capability BPF the code is copied as it is executed (bpf/executed.bpf.c), into one ring for
+all CPUs: code that moves, changes, or exits with its process before it is read cannot hide so.
+
 Every read draws another period, so that code cannot pause just before it is sampled.
 """
 
@@ -26,6 +29,7 @@ from typing import Protocol
 
 from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import CodeSamples
+from minerwatch.node.bpf_ring import BpfRing
 from minerwatch.node.capabilities import effective_capabilities
 
 DEFAULT_HZ = 19.0
@@ -47,10 +51,17 @@ _TYPE_SOFTWARE, _CPU_CLOCK = 1, 0
 _SAMPLE_IP, _SAMPLE_TID, _SAMPLE_CGROUP = 1 << 0, 1 << 1, 1 << 21
 _EXCLUDE_KERNEL, _EXCLUDE_HV = 1 << 5, 1 << 6
 _FLAG_FD_CLOEXEC = 1 << 3
-_IOC_PERIOD, _IOC_ID = 0x40082404, 0x80082407
+_IOC_PERIOD, _IOC_ID, _IOC_SET_BPF = 0x40082404, 0x80082407, 0x40042408
 _RECORD_LOST, _RECORD_SAMPLE = 2, 9
 _HEAD, _TAIL = 1024 // 8, 1032 // 8
 """Places of data_head and data_tail in struct perf_event_mmap_page, in numbers of 8 bytes."""
+
+CODE_BYTES = 128
+"""Copied at most."""
+COPY = Struct("=8xQQII128s")  # struct record of executed.bpf.c, after the ring's header
+_COPIES_FOR_S = 10.0
+"""Of samples of all CPUs there is room for: so late a read may be."""
+_INITIAL_PIDS = "pid:[4026531836]"  # PROC_PID_INIT_INO (include/linux/proc_ns.h)
 
 PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
 _MOST_PARANOID = 2
@@ -84,7 +95,7 @@ class Attributes(ctypes.Structure):
     )
 
 
-_Sample = tuple[int, int, int]
+_Sample = tuple[int, int, int, bytes]
 
 
 class CpuRing(Protocol):
@@ -120,16 +131,19 @@ class CodeSampler:
         spread: float = _SPREAD,
         redraw_s: float = _REDRAW_S,
         *,
+        copies: BpfRing | None = None,
         cpus: Callable[[], Iterable[int]] | None = None,
         open_ring: OpenRing | None = None,
     ) -> None:
         """Raises SourceUnavailableError.
 
         ``redraw_s``: seconds for which a period is kept at least.
+        ``copies``: to which code is copied, and which is closed with this.
         ``cpus``: returns the CPUs that run, if not this machine's.
         """
+        self._copies = copies
         self._cpus = cpus or online_cpus
-        self._open_ring = open_ring or Ring
+        self._open_ring = open_ring or (copying_into(copies) if copies else Ring)
         self.failures = {"lost": 0, "cpu": 0}
         self.has_cgroups = True
         self._mean_s = 1 / hz
@@ -158,8 +172,13 @@ class CodeSampler:
                 contents.append(ring.take(period))
             except OSError:  # the CPU has gone
                 self._rings.pop(cpu).close()
-        samples, lost = samples_in(contents, SAMPLE if self.has_cgroups else SAMPLE_WITHOUT_CGROUP)
-        self.failures["lost"] += lost
+        if self._copies is not None:
+            samples = copied_samples(self._copies.take())
+            self.failures["lost"] = self._copies.lost()
+        else:
+            record = SAMPLE if self.has_cgroups else SAMPLE_WITHOUT_CGROUP
+            samples, lost = samples_in(contents, record)
+            self.failures["lost"] += lost
         self._reads += 1
         if self._reads % _READS_PER_CPU_CHECK == 0:
             if self._reads % (_READS_PER_CPU_CHECK * _CHECKS_PER_RENEWAL) == 0:
@@ -173,6 +192,8 @@ class CodeSampler:
         for ring in self._rings.values():
             ring.close()
         self._rings.clear()
+        if self._copies is not None:
+            self._copies.close()
 
     def _drawn_period_s(self) -> float:
         return self._mean_s * random.uniform(1 - self._spread, 1 + self._spread)  # noqa: S311
@@ -238,23 +259,77 @@ def _samples_only(content: bytes, record: Struct) -> list[_Sample] | None:
         return None
     if record.size == SAMPLE.size:
         found = _FIELDS[SAMPLE.size].iter_unpack(content)
-        return [(pid, address, cgroup) for address, pid, cgroup in found]
-    return [(pid, address, 0) for address, pid in _FIELDS[record.size].iter_unpack(content)]
+        return [(pid, address, cgroup, b"") for address, pid, cgroup in found]
+    return [(pid, address, 0, b"") for address, pid in _FIELDS[record.size].iter_unpack(content)]
+
+
+def copied_samples(content: bytes) -> list[_Sample]:
+    """Return the samples in what the ring of copies held."""
+    return [
+        (pid, address, cgroup, code if size == CODE_BYTES else code[:size])
+        for address, cgroup, pid, size, code in COPY.iter_unpack(content)
+    ]
+
+
+def copying_sampler(hz: float = DEFAULT_HZ, redraw_s: float = _REDRAW_S) -> CodeSampler:
+    """Return a sampler that copies code. Raises SourceUnavailableError."""
+    if str(Path("/proc/self/ns/pid").readlink()) != _INITIAL_PIDS:
+        raise SourceUnavailableError("BPF does not know the numbers of processes in this namespace")
+    records = int(len([*online_cpus()]) * DEFAULT_HZ / (1 - _SPREAD) * _COPIES_FOR_S)
+    copies = BpfRing("executed", COPY.size - 8, records, needs="Linux 5.8", what="copier of code")
+    return CodeSampler(hz, redraw_s=redraw_s, copies=copies)
+
+
+def copying_into(copies: BpfRing) -> OpenRing:
+    """Return the function that opens the event of a CPU, whose code is copied."""
+    return lambda cpu, period_s, _: CopyingEvent(cpu, period_s, copies.program_fd)
+
+
+class CopyingEvent:
+    """One CPU's event, at which a BPF program runs. Raises OSError."""
+
+    def __init__(self, cpu: int, period_s: float, program_fd: int) -> None:
+        self._fd = perf_event_open(_attributes(period_s, 0), cpu)
+        self._seen_ns = b""
+        try:
+            fcntl.ioctl(self._fd, _IOC_SET_BPF, program_fd)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def take(self, period: bytes | None) -> bytes:
+        """Set another period; None: keep it. Return nothing: samples are in the ring of copies."""
+        if period is not None:
+            fcntl.ioctl(self._fd, _IOC_PERIOD, period)
+        return b""
+
+    def is_silent(self) -> bool:
+        """Return True if the CPU's clock has not counted since the last call."""
+        before, self._seen_ns = self._seen_ns, os.read(self._fd, _NUMBER.size)
+        return before == self._seen_ns
+
+    def close(self) -> None:
+        """End sampling this CPU."""
+        os.close(self._fd)
+
+
+def _attributes(period_s: float, sample_type: int) -> Attributes:
+    return Attributes(
+        type=_TYPE_SOFTWARE,
+        size=ctypes.sizeof(Attributes),
+        config=_CPU_CLOCK,
+        sample_period=int(period_s * 1e9),
+        sample_type=sample_type,
+        flags=_EXCLUDE_KERNEL | _EXCLUDE_HV,
+    )
 
 
 class Ring:
     """One CPU's event and its ring. Raises OSError."""
 
     def __init__(self, cpu: int, period_s: float, has_cgroups: bool) -> None:  # noqa: FBT001
-        attributes = Attributes(
-            type=_TYPE_SOFTWARE,
-            size=ctypes.sizeof(Attributes),
-            config=_CPU_CLOCK,
-            sample_period=int(period_s * 1e9),
-            sample_type=_SAMPLE_IP | _SAMPLE_TID | (_SAMPLE_CGROUP if has_cgroups else 0),
-            flags=_EXCLUDE_KERNEL | _EXCLUDE_HV,
-        )
-        self._fd = perf_event_open(attributes, cpu)
+        sample_type = _SAMPLE_IP | _SAMPLE_TID | (_SAMPLE_CGROUP if has_cgroups else 0)
+        self._fd = perf_event_open(_attributes(period_s, sample_type), cpu)
         try:
             self._memory = mmap.mmap(self._fd, _PAGE_BYTES + _RING_BYTES)
         except BaseException:

@@ -26,6 +26,10 @@ _MANY_GONE, _MANY_GONE_SHARE = 3, 0.2
 _CALM_AFTER_S = 30.0
 
 
+Spot = tuple[int, bytes]
+"""An address, and the code there if it was copied while it was executed."""
+
+
 class Place(NamedTuple):
     """A process, the container that it runs in, and the pod or container that owns it."""
 
@@ -86,7 +90,7 @@ class Bounds:
         """Count addresses that are classified."""
         self._counts[owner] += addresses
 
-    def chosen(self, due: list[tuple[Place, int]], now_s: float) -> list[tuple[Place, int]]:
+    def chosen(self, due: list[tuple[Place, Spot]], now_s: float) -> list[tuple[Place, Spot]]:
         """Return and count those within the bounds, chosen at random, owners in turn."""
         if now_s >= self._second_s + 1.0:
             self._second_s, self._counts = now_s, Counter()
@@ -94,7 +98,7 @@ class Bounds:
             return []
         random.shuffle(due)
         left = _MAX_ADDRESSES - self._counts.total()
-        chosen: list[tuple[Place, int]] = []
+        chosen: list[tuple[Place, Spot]] = []
         for each in interleaved(due, lambda sample: sample[0].owner):
             owner = each[0].owner
             if len(chosen) < left and self._counts[owner] < _MAX_ADDRESSES_OF_ONE:
@@ -111,26 +115,26 @@ class Rounds:
 
     def __init__(self) -> None:
         self._begins_s = 0.0
-        self._gathered: dict[Place, Counter[int]] = {}
+        self._gathered: dict[Place, Counter[Spot]] = {}
         self._counts: Counter[Hashable] = Counter()  # of addresses gathered, by owner
-        self._waiting: deque[tuple[Place, Counter[int]]] = deque()
+        self._waiting: deque[tuple[Place, Counter[Spot]]] = deque()
 
     def is_on(self, now_s: float) -> bool:
         """Return True while addresses are gathered."""
         return now_s >= self._begins_s
 
-    def add(self, place: Place, addresses: Sequence[int], now_s: float) -> int:
+    def add(self, place: Place, spots: Sequence[Spot], now_s: float) -> int:
         """Gather addresses during a round; return the number beyond the bounds of one owner."""
         if not self.is_on(now_s):
             return 0
         left = _MAX_ADDRESSES_OF_ONE * _ROUND_S - self._counts[place.owner]
-        kept = addresses[: max(0, left)]
+        kept = spots[: max(0, left)]
         if kept:
             self._counts[place.owner] += len(kept)
             self._gathered.setdefault(place, Counter()).update(kept)
-        return len(addresses) - len(kept)
+        return len(spots) - len(kept)
 
-    def next(self, now_s: float) -> tuple[Place, Counter[int]] | None:
+    def next(self, now_s: float) -> tuple[Place, Counter[Spot]] | None:
         """Return what was gathered of one process, owners in turn, once a round has ended."""
         if now_s >= self._begins_s + _ROUND_S:
             self._begins_s = now_s + random.uniform(*_BETWEEN_ROUNDS_S)  # noqa: S311

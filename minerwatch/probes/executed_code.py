@@ -3,8 +3,8 @@
 A thread reads the samples every second or two, and ten times a second for a while where processes
 exit before that. Samples of processes that are not known yet are classified at once, because
 short-lived ones are soon gone; of known ones those of some seconds, from time to time, together.
-Containers take turns. What a process executed that has exited is read from another one of its
-container, forked from the same, at the same address.
+Containers take turns. Where the code was not copied while it was executed, it is read from the
+process, or if that has exited, from another one of its container, forked from the same.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from minerwatch.detection.executed_code import CLASSES, INSTRUCTIONS, CodeTally
 from minerwatch.model import CodeSamples, ContainerKey, Facts, ProcessId
 from minerwatch.node.guarded_child import CHILDREN, GuardedProgram
 from minerwatch.probes.base import NO_FACTS
-from minerwatch.probes.code_schedule import Bounds, Pace, Place, Rounds
+from minerwatch.probes.code_schedule import Bounds, Pace, Place, Rounds, Spot
 from minerwatch.probes.hot_code import HotCode
 from minerwatch.worker import Worker
 
@@ -122,7 +122,9 @@ class CodeAnswer(msgspec.Struct):
 class _Question(msgspec.Struct, array_like=True):
     pid: int
     start_ticks: int
-    addresses: list[tuple[int, int]]
+    is_relative: int
+    spots: list[tuple[int, int, bytes]]
+    """Address, samples, code if it was copied."""
 
 
 @dataclass(slots=True)
@@ -265,11 +267,11 @@ class ExecutedCode:
         due = self._due(placed, now_s)
         if due:
             self._pace.note_new(now_s)
-        asked: dict[Place, Counter[int]] = {}
+        asked: dict[Place, Counter[Spot]] = {}
         chosen = self._bounds.chosen(due, now_s)
         self._failures["left"] += len(due) - len(chosen)
-        for place, address in chosen:
-            asked.setdefault(place, Counter())[address] += 1
+        for place, spot in chosen:
+            asked.setdefault(place, Counter())[spot] += 1
         for place, counts in (*asked.items(), *self._of_round(now_s)):
             if self._closing.is_set():
                 return
@@ -279,64 +281,66 @@ class ExecutedCode:
         if now_s - self._asked_s >= _IDLE_S:
             self._program.discard()
 
-    def _due(self, placed: dict[Place, list[int]], now_s: float) -> list[tuple[Place, int]]:
+    def _due(self, placed: dict[Place, list[Spot]], now_s: float) -> list[tuple[Place, Spot]]:
         """Return what is to be classified at once, and gather what a round needs."""
-        due: list[tuple[Place, int]] = []
+        due: list[tuple[Place, Spot]] = []
         is_round = self._rounds.is_on(now_s)
-        for place, addresses in placed.items():
+        for place, spots in placed.items():
             if self._avoided.get(place.owner, 0.0) > now_s:
                 continue
             if not self._is_known(place) or (place.is_relative and is_round):
-                due += [(place, address) for address in addresses]  # relatives may exit soon
+                due += [(place, spot) for spot in spots]  # relatives may exit soon
             elif is_round and not place.is_relative:
-                self._failures["left"] += self._rounds.add(place, addresses, now_s)
+                self._failures["left"] += self._rounds.add(place, spots, now_s)
         return due
 
-    def _placed(self, samples: CodeSamples, now_s: float) -> dict[Place, list[int]]:
+    def _placed(self, samples: CodeSamples, now_s: float) -> dict[Place, list[Spot]]:
         """Return the addresses by place."""
-        by_pid: defaultdict[int, list[int]] = defaultdict(list)
-        for pid, address, _ in samples.samples:
-            by_pid[pid].append(address)
-        placed: dict[Place, list[int]] = {}
+        by_pid: defaultdict[int, list[Spot]] = defaultdict(list)
+        for pid, address, _, code in samples.samples:
+            by_pid[pid].append((address, code))
+        placed: dict[Place, list[Spot]] = {}
         exited: set[int] = set()
         located = self._located
-        for pid, addresses in by_pid.items():
+        for pid, spots in by_pid.items():
             if pid not in located:
                 if len(located) >= _MAX_LOCATED:
                     located.clear()
                 located[pid] = self._locator.locate(pid)
             place = located[pid]
             if place is not None:
-                placed[place] = addresses
+                placed[place] = spots
             elif os.path.exists(f"{self._proc}/{pid}"):  # noqa: PTH110 - hot
-                self._failures["unplaced"] += len(addresses)
+                self._failures["unplaced"] += len(spots)
             else:
                 exited.add(pid)
         gone = [each for each in samples.samples if each[0] in exited] if exited else []
-        self._pace.note(len(samples.samples), len(gone), now_s)
-        for place, address in self._placed_by_cgroup(gone):
-            placed.setdefault(place, []).append(address)
+        late = len(gone)
+        for place, spot in self._placed_by_cgroup(gone):
+            placed.setdefault(place, []).append(spot)
+            late -= spot[1] != b""
+        self._pace.note(len(samples.samples), late, now_s)
         return placed
 
     def _placed_by_cgroup(
-        self, gone: Iterable[tuple[int, int, int]]
-    ) -> Iterator[tuple[Place, int]]:
+        self, gone: Iterable[tuple[int, int, int, bytes]]
+    ) -> Iterator[tuple[Place, Spot]]:
         chosen: dict[int, Place | None] = {}
-        for _, address, cgroup in gone:
+        for _, address, cgroup, code in gone:
             if cgroup not in chosen:
                 relatives = self._locator.relatives(cgroup)
                 chosen[cgroup] = random.choice(relatives) if relatives else None  # noqa: S311
             place = chosen[cgroup]
-            if place is None or address < _FIXED_BELOW:
+            if place is None or (address < _FIXED_BELOW and not code):
                 self._failures["gone"] += 1
             else:
-                yield place._replace(is_relative=True), address
+                yield place._replace(is_relative=True), (address, code)
 
     def _is_known(self, place: Place) -> bool:
         known = self._known(place.container if place.is_relative else place.process)
         return known is not None and known.tally.samples >= _KNOWN_SAMPLES
 
-    def _of_round(self, now_s: float) -> Iterator[tuple[Place, Counter[int]]]:
+    def _of_round(self, now_s: float) -> Iterator[tuple[Place, Counter[Spot]]]:
         """Yield known processes within the bounds of a second; one, whatever new ones take."""
         while (found := self._rounds.next(now_s)) is not None:
             self._bounds.count(found[0].owner, len(found[1]))
@@ -344,15 +348,16 @@ class ExecutedCode:
             if self._bounds.is_reached:
                 return
 
-    def _classify(self, place: Place, addresses: Counter[int], now_s: float) -> None:
+    def _classify(self, place: Place, counts: Counter[Spot], now_s: float) -> None:
         try:
             child = self._program.child(place.owner)
             if child is None or not child.has_started(time.monotonic() + _START_S):
                 self._failures["child"] += 1
                 return
             until_s = time.monotonic() + _ANSWER_S
-            child.send(_Question(*place.process, [*addresses.items()]), until_s)
-            answer = child.receive(CodeAnswer, until_s, _STALL_S).checked(addresses.total())
+            spots = [(address, count, code) for (address, code), count in counts.items()]
+            child.send(_Question(*place.process, int(place.is_relative), spots), until_s)
+            answer = child.receive(CodeAnswer, until_s, _STALL_S).checked(counts.total())
         except TimeoutError:
             self._failures["timeout"] += 1
             self._program.discard(place.owner)

@@ -16,7 +16,7 @@ from typing import Protocol
 from minerwatch.model import ContainerKey, Facts, FactValue, ProcessId
 from minerwatch.node.hot_code import MAX_ADDRESSES, HotCodeFindings
 from minerwatch.probes.base import NO_FACTS
-from minerwatch.probes.code_schedule import Place
+from minerwatch.probes.code_schedule import Place, Spot
 
 LEAST_SHARE = 0.06
 """Share of samples that hash, or of instructions that mix, from which on code is looked at.
@@ -73,15 +73,15 @@ class _Gathering:
     addresses: dict[ProcessId, Counter[int]] = field(default_factory=dict)
     owner: Hashable = None
 
-    def add(self, place: Place, addresses: Sequence[int], now_s: float) -> None:
-        if not addresses or self.cpu_s < _CPU_S_BETWEEN or now_s < self.not_before_s:
+    def add(self, place: Place, spots: Sequence[Spot], now_s: float) -> None:
+        if not spots or self.cpu_s < _CPU_S_BETWEEN or now_s < self.not_before_s:
             return
         process, self.owner = place.process, place.owner
         self.began_s = now_s if self.began_s is None else self.began_s
         if process not in self.addresses and len(self.addresses) >= _MAX_PROCESSES:
             return
         counts = self.addresses.setdefault(process, Counter())
-        for address in addresses:
+        for address, _ in spots:
             if address in counts or len(counts) < 2 * MAX_ADDRESSES:
                 counts[address] += 1
 
@@ -165,7 +165,7 @@ class HotCode:
                     self._gathering.popitem(last=False)
 
     def take(
-        self, placed: Mapping[Place, Sequence[int]], period_s: float, now_s: float
+        self, placed: Mapping[Place, Sequence[Spot]], period_s: float, now_s: float
     ) -> set[ContainerKey]:
         """Gather addresses, each for ``period_s`` of CPU time, and ask.
 
@@ -175,13 +175,13 @@ class HotCode:
             answered = self._receive_answers()
             if not self._gathering:
                 return answered
-            for place, addresses in placed.items():
+            for place, spots in placed.items():
                 gathering = self._gathering.get(place.container) or self._gathering.get(
                     place.process
                 )
                 if gathering is not None:
-                    gathering.cpu_s += period_s * len(addresses)
-                    gathering.add(place, addresses, now_s)
+                    gathering.cpu_s += period_s * len(spots)
+                    gathering.add(place, spots, now_s)
             for gathering in self._gathering.values():
                 self._ask(gathering, now_s)
         return answered

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,7 @@ from minerwatch.node import executed_code
 from minerwatch.node.capabilities import effective_capabilities
 from minerwatch.node.executed_code import (
     CodeSampler,
+    copying_sampler,
     online_cpus,
     samples_in,
 )
@@ -35,12 +37,26 @@ needs_perf = pytest.mark.skipif(
 
 
 @contextmanager
-def sampler(hz: float = 199.0) -> Iterator[CodeSampler]:
-    opened = CodeSampler(hz, redraw_s=0.0)
+def sampler(hz: float = 199.0, opens: Opens = CodeSampler) -> Iterator[CodeSampler]:
+    try:
+        opened = opens(hz, redraw_s=0.0)
+    except SourceUnavailableError as error:
+        if opens is CodeSampler:
+            raise
+        pytest.skip(f"run it as root of a host, with libbpf1: {error}")
     try:
         yield opened
     finally:
         opened.close()
+
+
+class Opens(Protocol):
+    """Opens a sampler."""
+
+    def __call__(self, hz: float, *, redraw_s: float) -> CodeSampler: ...
+
+
+each_sampler = pytest.mark.parametrize("opens", [CodeSampler, copying_sampler])
 
 
 @contextmanager
@@ -54,8 +70,9 @@ def started(code: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @needs_perf
-def test_samples_stand_for_the_cpu_time_of_a_process() -> None:
-    with started("while True: pass") as busy, sampler() as opened:
+@each_sampler
+def test_samples_stand_for_the_cpu_time_of_a_process(opens: Opens) -> None:
+    with started("while True: pass") as busy, sampler(opens=opens) as opened:
         until(lambda: cpu_s(busy.pid) >= 0.2)
         opened.read()
         before_s, sampled_s, addresses = cpu_s(busy.pid), 0.0, Counter[int]()
@@ -99,6 +116,58 @@ while True:
         assert sampled_s >= 0.3 * (cpu_s(evading.pid) - before_s)
 
 
+_MOVES = """
+import ctypes, mmap, random
+libc = ctypes.CDLL(None)
+libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
+at = libc.mmap(None, 4096, 7, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+code = bytes.fromhex("b900e1f505" + "8d0437c1c00731c6" * 20 + "ffc90f8558ffffffc3")
+ctypes.memmove(at, code, len(code))
+while True:
+    ctypes.CFUNCTYPE(None)(at)()
+    to = 0x200000000000 + random.randrange(1 << 30) * 4096
+    at = libc.mremap(ctypes.c_void_p(at), 4096, 4096, 3, ctypes.c_void_p(to))
+"""
+"""mov ecx,N; lea eax,[rdi+rsi]; rol eax,7; xor esi,eax; …; dec ecx; jnz; ret"""
+
+
+@needs_perf
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="has machine code of x86-64")
+def test_code_is_copied_while_it_is_executed() -> None:
+    with started(_MOVES) as moving, sampler(opens=copying_sampler) as opened:
+        copies: list[bytes] = []
+
+        def is_enough() -> bool:
+            copies.extend(each[3] for each in opened.read().samples if each[0] == moving.pid)
+            return len(copies) >= 100
+
+        until(is_enough, every_s=0.1)
+        assert all(copies)
+        assert sum(b"\xc1\xc0\x07" in copy for copy in copies) >= 0.8 * len(copies)
+
+
+@needs_perf
+def test_code_is_copied_as_far_as_its_page_if_the_next_one_is_missing() -> None:
+    code = """
+import ctypes, mmap
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+at = libc.mmap(None, 8192, 7, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+libc.munmap(ctypes.c_void_p(at + 4096), 4096)
+loop = bytes.fromhex("ebfe") if __import__("os").uname().machine == "x86_64" else bytes(3) + b"\x14"
+ctypes.memmove(at + 4096 - len(loop), loop, len(loop))
+ctypes.CFUNCTYPE(None)(at + 4096 - len(loop))()
+"""
+    with started(code) as loop, sampler(opens=copying_sampler) as opened:
+        until(
+            lambda: any(
+                pid == loop.pid and code in (b"\xeb\xfe", bytes(3) + b"\x14")
+                for pid, _, _, code in opened.read().samples
+            ),
+            every_s=0.1,
+        )
+
+
 @needs_perf
 def test_each_read_has_another_period_unless_it_follows_at_once() -> None:
     with sampler() as opened:
@@ -112,8 +181,9 @@ def test_each_read_has_another_period_unless_it_follows_at_once() -> None:
 
 
 @needs_perf
-def test_a_ring_that_is_read_late_counts_what_is_lost() -> None:
-    with started("while True: pass") as busy, sampler(5000.0) as opened:
+@each_sampler
+def test_a_ring_that_is_read_late_counts_what_is_lost(opens: Opens) -> None:
+    with started("while True: pass") as busy, sampler(5000.0, opens) as opened:
         until(lambda: cpu_s(busy.pid) >= 3.0)
 
         def has_lost() -> bool:
@@ -238,7 +308,7 @@ class Machine:
 
 
 def seen_by(opened: CodeSampler, reads: int = 1) -> set[int]:
-    return {pid - 1000 for _ in range(reads) for pid, _, _ in opened.read().samples}
+    return {pid - 1000 for _ in range(reads) for pid, *_ in opened.read().samples}
 
 
 def test_256_cpus() -> None:
@@ -283,7 +353,7 @@ def test_a_real_cpu_that_goes_and_comes_back() -> None:
             finally:
                 ONLINE.write_text("1")
             os.sched_setaffinity(loop.pid, {1})
-            until(lambda: any(pid == loop.pid for pid, _, _ in opened.read().samples), every_s=0.1)
+            until(lambda: any(pid == loop.pid for pid, *_ in opened.read().samples), every_s=0.1)
         finally:
             loop.kill()
             opened.close()

@@ -38,7 +38,7 @@ class Samples:
     def __init__(self, read_every_s: float = 1e6) -> None:
         self.read_every_s = self.read_calmly_every_s = read_every_s
         self.failures = {"lost": 0}
-        self.next: Sequence[tuple[int, int, int]] = []
+        self.next: Sequence[tuple[int, int, int, bytes]] = []
 
     def read(self) -> CodeSamples:
         samples, self.next = self.next, []
@@ -257,7 +257,7 @@ def test_many_new_pages_at_first_hide_no_later_time_in_the_kernel(
     script.write_text(
         "import json, sys\n"
         "for number, line in enumerate(sys.stdin):\n"
-        "    count = sum(each for _, each in json.loads(line)[2])\n"
+        "    count = sum(each for _, each, _ in json.loads(line)[3])\n"
         "    answer = {'samples': count, 'classes': [0] * 10 + [count], 'io_bytes': 0,\n"
         "              'cpu_s': 10 * number, 'kernel_s': 6 * number - 60}\n"
         "    print(json.dumps(answer), flush=True)\n"
@@ -455,6 +455,10 @@ def place(number: int, owner: str) -> Place:
     return Place(ProcessId(number, 1), HERE, owner)
 
 
+def spots(*addresses: int) -> list[tuple[int, bytes]]:
+    return [(address, b"") for address in addresses]
+
+
 def gathered(rounds: Rounds, at_s: float) -> dict[int, int]:
     """Each process that is asked about at ``at_s``, and how many of its addresses."""
     found: dict[int, int] = {}
@@ -466,19 +470,19 @@ def gathered(rounds: Rounds, at_s: float) -> dict[int, int]:
 def test_a_round_asks_once_about_each_process() -> None:
     rounds = Rounds()
     for second in range(10):
-        assert rounds.add(place(1, "one"), [16, 16, 32], float(second)) == 0
-        assert rounds.add(place(2, "two"), [48], float(second)) == 0
+        assert rounds.add(place(1, "one"), spots(16, 16, 32), float(second)) == 0
+        assert rounds.add(place(2, "two"), spots(48), float(second)) == 0
         assert gathered(rounds, float(second)) == {}
     assert gathered(rounds, 10.0) == {1: 30, 2: 10}
     assert gathered(rounds, 11.0) == {}
-    assert rounds.add(place(1, "one"), [16], 12.0) == 0  # between two rounds
+    assert rounds.add(place(1, "one"), spots(16), 12.0) == 0  # between two rounds
     assert gathered(rounds, 60.0) == {}
 
 
 def test_an_owner_cannot_fill_a_round() -> None:
     rounds = Rounds()
-    left = sum(rounds.add(place(pid, "loud"), [16] * 9, 1.0) for pid in range(100))
-    assert rounds.add(place(500, "quiet"), [16] * 9, 1.0) == 0
+    left = sum(rounds.add(place(pid, "loud"), spots(16) * 9, 1.0) for pid in range(100))
+    assert rounds.add(place(500, "quiet"), spots(16) * 9, 1.0) == 0
     found = gathered(rounds, 10.0)
     assert found.pop(500) == 9
     assert sum(found.values()) + left == 900
@@ -488,8 +492,8 @@ def test_an_owner_cannot_fill_a_round() -> None:
 def test_owners_take_turns_in_a_round() -> None:
     rounds = Rounds()
     for pid in range(100):
-        rounds.add(place(pid, "loud"), [16], 1.0)
-    rounds.add(place(500, "quiet"), [16], 1.0)
+        rounds.add(place(pid, "loud"), spots(16), 1.0)
+    rounds.add(place(500, "quiet"), spots(16), 1.0)
     assert 500 in [*gathered(rounds, 10.0)][:2]
 
 

@@ -80,8 +80,8 @@ def runs(
     end_s = at_s + seconds
     while at_s < end_s:
         at_s += 1.0
-        addresses = [0x1000 + n % 3 for n in range(of_second)]
-        hot.take({Place(process, container, "pod"): addresses}, 0.1, at_s)
+        spots = [(0x1000 + n % 3, b"") for n in range(of_second)]
+        hot.take({Place(process, container, "pod"): spots}, 0.1, at_s)
     return at_s
 
 
@@ -211,7 +211,9 @@ def test_what_is_kept_is_bounded(subjects: int, processes: int) -> None:
         container = ContainerKey(f"/{number}", 1)
         hot.consider(container, container, HASHES)
     placed = {
-        Place(ProcessId(process, 1), container, "pod"): range(process * 4096, process * 4096 + 50)
+        Place(ProcessId(process, 1), container, "pod"): [
+            (process * 4096 + place, b"") for place in range(50)
+        ]
         for process in range(processes)
     }
     for second in range(30):

@@ -3,11 +3,15 @@
 The agent runs this file by path and never imports it: reading another process's memory can hang,
 and a decoder must not crash the agent. No code is kept or sent, only counts. One JSON value a line:
 
-========================================  ====================================
-standard input                            standard output
-========================================  ====================================
-``[pid, start_ticks, [[address, n], …]]``  ``{"samples", "unread", "hashing", …}``
-========================================  ====================================
+=============================================================  ==================================
+standard input                                                 standard output
+=============================================================  ==================================
+``[pid, start_ticks, is_relative, [[address, n, "code"], …]]``  ``{"samples", "unread", …}``
+=============================================================  ==================================
+
+``code``: in base64 what was copied while it was executed; if empty, it is read from the process.
+Copied code that is in no mapping any more counts as anonymous: what a file holds does not move.
+With ``is_relative`` another process executed it, whose mappings are not known.
 
 A window is the 16 instructions from a sampled address on. Windows tell more than averages: a hash
 function is dense in exclusive or, rotation and additions of vectors, and has no floating point,
@@ -21,6 +25,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from binascii import a2b_base64
 from bisect import bisect_right
 
 from minerwatch.node.children.disassembler import Disassembler
@@ -41,7 +46,7 @@ from minerwatch.node.children.instruction_classes import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
 _WINDOW = 16
@@ -53,7 +58,9 @@ _ENDED = (b"Z", b"X")
 _MAX_THREADS = 1000
 _MAX_PAGES = 64
 """Of one process, kept while a question about it is answered."""
-_MAX_MAPS_BYTES = 4 << 20
+_MAX_FILE_BYTES = 1 << 20
+MAX_MAPS_BYTES = 32 << 20
+"""The kernel's bound of 65,530 mappings is 6 MiB with short names, 270 MiB with long ones."""
 MAX_CACHED = 20_000
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _FAULT_S = 1.5e-6
@@ -171,12 +178,14 @@ class _Mapping:
 
 
 class Mappings:
-    """The executable mappings of a process, as /proc/PID/maps has them."""
+    """The executable mappings of a process, by lines of /proc/PID/maps."""
 
-    def __init__(self, content: bytes) -> None:
-        self._mappings = sorted(_executable(content), key=lambda each: each.start)
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        self._mappings = sorted(_executable(lines), key=lambda each: each.start)
         self._starts = [each.start for each in self._mappings]
-        self.content = content
+
+    def __bool__(self) -> bool:
+        return bool(self._mappings)
 
     def of(self, address: int) -> _Mapping | None:
         """Return the mapping that holds ``address``."""
@@ -186,10 +195,10 @@ class Mappings:
         return self._mappings[place]
 
 
-def largest_file_mib(content: bytes) -> float:
+def largest_file_mib(lines: Iterable[bytes]) -> float:
     """Return the size of the largest mapping of a file on a disk."""
     largest_bytes = 0
-    for line in content.split(b"\n"):
+    for line in lines:
         if b" /" not in line:
             continue
         start, _, rest = line.partition(b"-")
@@ -202,8 +211,8 @@ def largest_file_mib(content: bytes) -> float:
     return largest_bytes / (1 << 20)
 
 
-def _executable(content: bytes) -> Iterator[_Mapping]:
-    for line in content.split(b"\n"):
+def _executable(lines: Iterable[bytes]) -> Iterator[_Mapping]:
+    for line in lines:
         if b"x" not in line[:_PERMISSIONS_END]:
             continue
         try:
@@ -216,7 +225,10 @@ def _executable(content: bytes) -> Iterator[_Mapping]:
 
 
 class _Process:
-    """One process, open for reading. Raises OSError if it cannot be read."""
+    """One process, open for reading. Raises OSError if it cannot be read.
+
+    ``are_all_mapped``: False if there are more mappings than are read.
+    """
 
     def __init__(self, proc: str, pid: int, start_ticks: int) -> None:
         self._folder = f"{proc}/{pid}"
@@ -228,11 +240,12 @@ class _Process:
         if stat[0] in _ENDED:  # memory is then read through another thread
             self._folder = self._living_thread()
         self._code: dict[int, bytes] = {}  # of pages
+        self.are_all_mapped, self._is_renewed = True, False
         self._memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
         self._pages = -1
         try:
             self._pages = os.open(f"{self._folder}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-            self.mappings = Mappings(self._content("maps"))
+            self.mappings = Mappings(self._maps())
         except BaseException:
             self.close()
             raise
@@ -251,13 +264,31 @@ class _Process:
                 continue
         return self._folder
 
-    def updated_mappings(self) -> Mappings:
-        """Return them as they are now, or as they were if they cannot be read any more."""
-        try:  # noqa: SIM105 - contextlib is slow to import
-            self.mappings = Mappings(self._content("maps"))
-        except OSError:
-            pass
-        return self.mappings
+    def mapping(self, address: int) -> _Mapping | None:
+        """Return the mapping that holds ``address``; read all once more if there is none."""
+        found = self.mappings.of(address)
+        if found is None and not self._is_renewed:
+            self._is_renewed = True
+            try:  # noqa: SIM105 - contextlib is slow to import
+                self.mappings = Mappings(self._maps())
+            except OSError:
+                pass
+            found = self.mappings.of(address)
+        return found
+
+    def largest_file_mib(self) -> float:
+        """Return the size of the largest mapping of a file on a disk."""
+        return largest_file_mib(self._maps())
+
+    def _maps(self) -> Iterator[bytes]:
+        size = 0
+        with open(f"{self._folder}/maps", "rb") as lines:  # noqa: PTH123 - as below
+            for line in lines:
+                size += len(line)
+                if size > MAX_MAPS_BYTES:
+                    self.are_all_mapped = False
+                    return
+                yield line
 
     def io_bytes(self) -> int | None:
         """Return all bytes that it has read and written, from files, pipes or sockets."""
@@ -269,7 +300,7 @@ class _Process:
 
     def _content(self, name: str) -> bytes:
         with open(f"{self._folder}/{name}", "rb") as file:  # noqa: PTH123 - pathlib is slow to import
-            return file.read(_MAX_MAPS_BYTES)
+            return file.read(_MAX_FILE_BYTES)
 
     def code(self, address: int, size_bytes: int) -> bytes:
         """Return code, if its page is present: to fetch one can take as long as a tenant likes."""
@@ -282,10 +313,12 @@ class _Process:
         return self._code[page][begins : begins + size_bytes]
 
     def _page(self, page: int) -> bytes:
-        """Bit 63 of a page map entry says present (proc_pid_pagemap(5))."""
+        """Bit 63 of an entry says present, 61 of a file or device (proc_pid_pagemap(5))."""
         try:
             entry = os.pread(self._pages, _ENTRY_BYTES, page * _ENTRY_BYTES)
             if len(entry) < _ENTRY_BYTES or not entry[-1] & 0x80:
+                return b""
+            if entry[-1] & 0x20 and self.mappings.of(page << _PAGE_BITS) is None:
                 return b""
             return os.pread(self._memory, 1 << _PAGE_BITS, page << _PAGE_BITS)
         except (OSError, OverflowError):
@@ -304,44 +337,47 @@ class Classifier:
         self._proc = proc
         self._decoder = decoder
 
-    def answer(self, question: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, question: Question) -> dict[str, Any]:
         """Return counts over the samples of one process; ``unread``: samples without code."""
-        addresses: list[tuple[int, int]] = question["addresses"]
+        process = self._opened(question)
         try:
-            process = _Process(self._proc, question["pid"], question["start_ticks"])
-        except (OSError, IndexError, ValueError):
-            return _nothing(addresses)
-        try:
-            if process.is_same:
-                return self._counts(process, addresses)
+            return self._counts(process, question)
         finally:
-            process.close()
-        return _nothing(addresses)
+            if process is not None:
+                process.close()
 
-    def _counts(self, process: _Process, addresses: list[tuple[int, int]]) -> dict[str, Any]:
+    def _opened(self, question: Question) -> _Process | None:
+        """Return the process; None if it has exited."""
+        try:
+            process = _Process(self._proc, question.pid, question.start_ticks)
+        except (OSError, IndexError, ValueError):
+            return None
+        if process.is_same and (process.mappings or not process.are_all_mapped):
+            return process
+        process.close()
+        return None
+
+    def _counts(self, process: _Process | None, question: Question) -> dict[str, Any]:
         unread = samples = hashing = anonymous = pairs = 0
         classes = [0] * CLASSES
         pages: dict[str, int] = {}
-        is_current = False
-        for address, count in addresses:
-            mapping = process.mappings.of(address)
-            if mapping is None and not is_current:
-                is_current = True
-                mapping = process.updated_mappings().of(address)
-            code = process.code(address, self._decoder.window_bytes) if mapping else b""
-            window = self._decoder.window(code)
-            if mapping is None or window is None:
+        has_moved = process is not None and not question.is_relative
+        for address, count, copy in question.spots:
+            mapping = process.mapping(address) if process else None
+            window = self._decoder.window(copy or self._code(process, mapping, address))
+            if window is None:
                 unread += count
                 continue
+            is_anonymous = mapping.is_anonymous if mapping else has_moved
             samples += count
             hashing += count * window.is_hashing
-            anonymous += count * mapping.is_anonymous
-            pairs += count * (mapping.is_anonymous and window.converts_pairs)
-            page = _page(address, mapping)
+            anonymous += count * is_anonymous
+            pairs += count * (is_anonymous and window.converts_pairs)
+            page = _page(address, mapping) if mapping else ""
             pages[page] = pages.get(page, 0) + count
             for kind, number in enumerate(window.counts):
                 classes[kind] += number * count
-        return {
+        counts = {
             "samples": samples,
             "unread": unread,
             "hashing": hashing,
@@ -349,15 +385,21 @@ class Classifier:
             "pairs": pairs,
             "classes": classes,
             "pages": pages,
+        }
+        if process is None:
+            return counts
+        return {
+            **counts,
             "io_bytes": process.io_bytes(),
             "cpu_s": process.cpu_s,
             "kernel_s": process.kernel_s,
-            "file_mib": largest_file_mib(process.mappings.content) if hashing else 0.0,
+            "file_mib": process.largest_file_mib() if hashing else 0.0,
         }
 
-
-def _nothing(addresses: list[tuple[int, int]]) -> dict[str, Any]:
-    return {"unread": sum(count for _, count in addresses)}
+    def _code(self, process: _Process | None, mapping: _Mapping | None, address: int) -> bytes:
+        if process is None or (mapping is None and process.are_all_mapped):
+            return b""
+        return process.code(address, self._decoder.window_bytes)
 
 
 def _page(address: int, mapping: _Mapping) -> str:
@@ -368,10 +410,16 @@ def _page(address: int, mapping: _Mapping) -> str:
     return f"{mapping.file.decode(errors='replace')}:{place >> _PAGE_BITS:x}"
 
 
-def _question(line: bytes) -> dict[str, Any]:
-    pid, start_ticks, *rest = map(int, filter(None, line.translate(None, b"[]\n").split(b",")))
-    addresses = [*zip(rest[::2], rest[1::2], strict=True)]
-    return {"pid": pid, "start_ticks": start_ticks, "addresses": addresses}
+class Question:
+    """One line of the standard input."""
+
+    __slots__ = ("is_relative", "pid", "spots", "start_ticks")
+
+    def __init__(self, line: bytes) -> None:
+        fields = line.translate(None, b'[]"\n').split(b",")
+        self.pid, self.start_ticks, self.is_relative = map(int, fields[:3])
+        spots = zip(fields[3::3], fields[4::3], fields[5::3])  # noqa: B905 - one empty field if there is none
+        self.spots = [(int(at), int(count), a2b_base64(code)) for at, count, code in spots]
 
 
 def _json(answer: dict[str, Any]) -> bytes:
@@ -389,7 +437,7 @@ def main() -> None:
     classifier = Classifier(sys.argv[1], Decoder())
     for line in sys.stdin.buffer:
         began_s = time.process_time()
-        answer = classifier.answer(_question(line))
+        answer = classifier.answer(Question(line))
         answer["took_s"] = time.process_time() - began_s
         os.write(1, _json(answer) + b"\n")
 

@@ -9,14 +9,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.detection.executed_code import CLASSES
 from minerwatch.node.children import code_classifier as classifier
-from minerwatch.node.children.code_classifier import Classifier, Decoder, Mappings
+from minerwatch.node.children.code_classifier import Classifier, Decoder, Mappings, Question
 from minerwatch.node.children.instruction_classes import (
     BRANCH,
     CIPHER,
@@ -247,12 +249,12 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
 
 
 def test_the_largest_file_that_is_mapped_lies_on_a_disk() -> None:
-    assert classifier.largest_file_mib(MAPS) == 1.0
+    assert classifier.largest_file_mib(MAPS.splitlines()) == 1.0
     larger = b"7e0000000000-7e000c000000 r--s 00000000 fe:01 5      /data/a file\n"
     in_memory = b"7e1000000000-7e100f000000 r--s 00000000 00:19 6      /dev/shm/y\n"
-    assert classifier.largest_file_mib(MAPS + larger + in_memory) == 192.0
-    assert classifier.largest_file_mib(b"") == 0.0
-    assert classifier.largest_file_mib(b"half a line of a file /y\n" + MAPS) == 1.0
+    assert classifier.largest_file_mib([*MAPS.splitlines(), larger, in_memory]) == 192.0
+    assert classifier.largest_file_mib([]) == 0.0
+    assert classifier.largest_file_mib([b"half a line of a file /y", *MAPS.splitlines()]) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -268,7 +270,7 @@ def test_the_largest_file_that_is_mapped_lies_on_a_disk() -> None:
     ],
 )
 def test_which_code_no_file_backs(address: int, is_anonymous: bool) -> None:
-    mapping = Mappings(MAPS).of(address)
+    mapping = Mappings(MAPS.splitlines()).of(address)
     assert mapping is not None
     assert mapping.is_anonymous is is_anonymous
 
@@ -277,12 +279,12 @@ def test_which_code_no_file_backs(address: int, is_anonymous: bool) -> None:
     "address", [0, 0x600010, 0x401000, 0x7F4000000000, 0x7F5000000000, 1 << 63, (1 << 64) - 1]
 )
 def test_what_is_not_read_as_code(address: int) -> None:
-    assert Mappings(MAPS).of(address) is None
+    assert Mappings(MAPS.splitlines()).of(address) is None
 
 
 @given(st.binary(max_size=200))
 def test_any_content_of_maps(content: bytes) -> None:
-    Mappings(content + MAPS).of(0x400010)
+    Mappings((content + MAPS).splitlines()).of(0x400010)
 
 
 def own_start_ticks() -> int:
@@ -304,25 +306,28 @@ def anonymous_code() -> int:
 _kept: list[mmap.mmap] = []
 
 
-def x86_classifier() -> Classifier:
-    return Classifier("/proc", Decoder("x86_64"))
+def answer(
+    pid: int,
+    start_ticks: int,
+    spots: list[tuple[int, int, bytes]],
+    *,
+    is_relative: int = 0,
+    proc: str = "/proc",
+) -> dict[str, Any]:
+    question = msgspec.json.encode((pid, start_ticks, is_relative, spots))
+    return Classifier(proc, Decoder("x86_64")).answer(Question(question))
 
 
 def test_counts_of_a_real_process(anonymous_code: int) -> None:
-    answer = x86_classifier().answer(
-        {
-            "pid": os.getpid(),
-            "start_ticks": own_start_ticks(),
-            "addresses": [(anonymous_code, 3), (anonymous_code + 8, 1), (64, 2)],
-        }
-    )
-    assert (answer["samples"], answer["unread"]) == (4, 2)
-    assert (answer["hashing"], answer["anonymous"]) == (4, 4)
-    assert list(answer["pages"].values()) == [4]
-    assert answer["pairs"] == 0
-    assert sum(answer["classes"]) == 4 * 16
-    assert answer["io_bytes"] > 0
-    assert answer["cpu_s"] > answer["kernel_s"] >= 0
+    spots = [(anonymous_code, 3, b""), (anonymous_code + 8, 1, b""), (64, 2, b"")]
+    found = answer(os.getpid(), own_start_ticks(), spots)
+    assert (found["samples"], found["unread"]) == (4, 2)
+    assert (found["hashing"], found["anonymous"]) == (4, 4)
+    assert list(found["pages"].values()) == [4]
+    assert found["pairs"] == 0
+    assert sum(found["classes"]) == 4 * 16
+    assert found["io_bytes"] > 0
+    assert found["cpu_s"] > found["kernel_s"] >= 0
 
 
 @pytest.mark.parametrize(("new_pages", "kernel_s"), [(0, 4.4), (2_587_760, 0.52), (9**7, -2.77)])
@@ -338,12 +343,12 @@ def test_time_for_new_pages_is_not_that_of_the_kernel(
         f"7 (x) R 1 7 7 0 -1 0 {new_pages} 0 0 0 {5.6 * ticks:.0f} {4.4 * ticks:.0f} 0 0 20 0 1 0 5"
     )
     (tmp_path / "7").mkdir()
-    for name, content in {"stat": stat, "mem": "", "pagemap": "", "maps": "", "io": ""}.items():
+    files = {"stat": stat, "mem": "", "pagemap": "", "maps": MAPS.decode(), "io": ""}
+    for name, content in files.items():
         (tmp_path / "7" / name).write_text(content)
-    question = {"pid": 7, "start_ticks": 5, "addresses": [(64, 1)]}
-    answer = Classifier(str(tmp_path), Decoder("x86_64")).answer(question)
-    assert answer["cpu_s"] == pytest.approx(10.0)
-    assert answer["kernel_s"] == pytest.approx(kernel_s, abs=0.01)
+    found = answer(7, 5, [(64, 1, b"")], proc=str(tmp_path))
+    assert found["cpu_s"] == pytest.approx(10.0)
+    assert found["kernel_s"] == pytest.approx(kernel_s, abs=0.01)
 
 
 def test_no_page_is_fetched() -> None:
@@ -354,14 +359,8 @@ def test_no_page_is_fetched() -> None:
     libc = ctypes.CDLL(None)
     assert libc.madvise(ctypes.c_void_p(address), 8192, mmap.MADV_REMOVE) == 0
     memory[4096:4160] = SALSA_QUARTER
-    answer = x86_classifier().answer(
-        {
-            "pid": os.getpid(),
-            "start_ticks": own_start_ticks(),
-            "addresses": [(address, 3), (address + 4096, 2)],
-        }
-    )
-    assert (answer["unread"], answer["samples"]) == (3, 2)
+    found = answer(os.getpid(), own_start_ticks(), [(address, 3, b""), (address + 4096, 2, b"")])
+    assert (found["unread"], found["samples"]) == (3, 2)
     _kept.append(memory)
 
 
@@ -381,19 +380,43 @@ ctypes.CDLL(None).pthread_exit(None)
             stat = Path(f"/proc/{process.pid}/stat")
             until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z")
             ticks = int(stat.read_text().rpartition(")")[2].split()[19])
-            answer = x86_classifier().answer(
-                {"pid": process.pid, "start_ticks": ticks, "addresses": [(address, 3)]}
-            )
-            assert (answer["samples"], answer["hashing"]) == (3, 3)
+            found = answer(process.pid, ticks, [(address, 3, b"")])
+            assert (found["samples"], found["hashing"]) == (3, 3)
         finally:
             process.kill()
 
 
 def test_another_process_under_the_same_number_is_not_read(anonymous_code: int) -> None:
-    question = {"pid": os.getpid(), "start_ticks": 1, "addresses": [(anonymous_code, 3)]}
-    assert x86_classifier().answer(question) == {"unread": 3}
+    found = answer(os.getpid(), 1, [(anonymous_code, 3, b"")])
+    assert (found["unread"], found["samples"]) == (3, 0)
 
 
 def test_a_process_that_is_gone(anonymous_code: int) -> None:
-    question = {"pid": 2**22, "start_ticks": 1, "addresses": [(anonymous_code, 3)]}
-    assert x86_classifier().answer(question) == {"unread": 3}
+    found = answer(2**22, 1, [(anonymous_code, 3, b""), (anonymous_code, 2, SALSA_QUARTER * 8)])
+    assert (found["unread"], found["samples"], found["hashing"]) == (3, 2, 2)
+    assert (found["anonymous"], found["pages"]) == (0, {"": 2})
+
+
+def test_copied_code_that_is_nowhere_any_more_was_in_no_file(anonymous_code: int) -> None:
+    copy = SALSA_QUARTER * 8
+    spots = [(0x200000000000, 3, copy), (0x200000000000, 2, b""), (anonymous_code, 4, copy)]
+    found = answer(os.getpid(), own_start_ticks(), spots)
+    assert (found["unread"], found["samples"]) == (2, 7)
+    assert (found["hashing"], found["anonymous"]) == (7, 7)
+    assert sorted(found["pages"].values()) == [3, 4]
+    found = answer(os.getpid(), own_start_ticks(), spots, is_relative=1)
+    assert (found["hashing"], found["anonymous"]) == (7, 4)  # the others are of another program
+
+
+def test_code_behind_more_mappings_than_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand mappings of a file with a long name came before all code, and hid it."""
+    monkeypatch.setattr(classifier, "MAX_MAPS_BYTES", 0)
+    memory = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=7)
+    memory.write(SALSA_QUARTER * 8)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    _kept.append(memory)
+    found = answer(os.getpid(), own_start_ticks(), [(address, 3, b"")])
+    assert (found["samples"], found["hashing"], found["anonymous"]) == (3, 3, 3)
+    of_file = ctypes.cast(ctypes.pythonapi.Py_GetVersion, ctypes.c_void_p).value or 0
+    found = answer(os.getpid(), own_start_ticks(), [(of_file, 3, b"")])
+    assert found["unread"] == 3  # it may be a device

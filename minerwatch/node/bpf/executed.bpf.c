@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+//
+// The code at the address that a perf event samples, copied while it is executed: a moment later it
+// may have moved, changed, or gone with its process. It needs ring buffers (Linux 5.8), and no BTF
+// of the kernel.
+
+typedef unsigned char __u8;
+typedef unsigned short __u16;
+typedef unsigned int __u32;
+typedef unsigned long long __u64;
+typedef signed int __s32;
+typedef signed long long __s64;
+typedef __u16 __be16;
+typedef __u32 __be32;
+typedef __u32 __wsum;
+
+#include <bpf/bpf_helpers.h>
+
+#define CODE_BYTES 128
+#define PAGE_BYTES 4096
+#define BPF_MAP_TYPE_ARRAY 2
+#define BPF_MAP_TYPE_RINGBUF 27
+#define BPF_RB_NO_WAKEUP 1
+
+// struct bpf_perf_event_data (include/uapi/linux/bpf_perf_event.h) begins with these.
+struct registers {
+#if defined(__TARGET_ARCH_x86)
+  __u64 others[16];
+  __u64 address;  // ip of struct pt_regs
+#elif defined(__TARGET_ARCH_arm64)
+  __u64 others[32];
+  __u64 address;  // pc of struct user_pt_regs
+#endif
+};
+
+// executed_code.py unpacks this: keep the two alike.
+struct record {
+  __u64 address;
+  __u64 cgroup;
+  __u32 pid;
+  __u32 code_bytes;  // 0: it could not be read
+  __u8 code[CODE_BYTES];
+};
+
+struct {
+  __uint(type, BPF_MAP_TYPE_RINGBUF);
+  __uint(max_entries, 1 << 16);  // another size is set before it is loaded
+} records SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(max_entries, 1);
+  __type(key, __u32);
+  __type(value, __u64);
+} lost SEC(".maps");
+
+SEC("perf_event")
+int executed(struct registers *registers) {
+  struct record *record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
+  __u32 in_page;
+
+  if (!record) {
+    __u32 first = 0;
+    __u64 *count = bpf_map_lookup_elem(&lost, &first);
+    if (count)
+      __sync_fetch_and_add(count, 1);
+    return 0;
+  }
+  record->address = registers->address;
+  record->cgroup = bpf_get_current_cgroup_id();
+  record->pid = bpf_get_current_pid_tgid() >> 32;
+  record->code_bytes = CODE_BYTES;
+  if (bpf_probe_read_user(record->code, CODE_BYTES, (void *)record->address)) {
+    // The next page may be missing.
+    in_page = PAGE_BYTES - (record->address & (PAGE_BYTES - 1));
+    record->code_bytes = 0;
+    if (in_page < CODE_BYTES &&
+        !bpf_probe_read_user(record->code, in_page & (CODE_BYTES - 1), (void *)record->address))
+      record->code_bytes = in_page;
+  }
+  bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+  return 0;  // no sample of perf's own
+}
+
+char _license[] SEC("license") = "GPL";
