@@ -29,7 +29,16 @@ import psutil
 
 from benchmarks.table import Budget, Row, needs_root, parser, show
 from minerwatch.model import CodeSamples, ContainerKey
-from minerwatch.node.executed_code import DEFAULT_HZ, CodeSampler, Ring, online_cpus
+from minerwatch.node.bpf_ring import BpfRing
+from minerwatch.node.executed_code import (
+    COPY,
+    DEFAULT_HZ,
+    CodeSampler,
+    CopyingEvent,
+    Ring,
+    copying_sampler,
+    online_cpus,
+)
 from minerwatch.node.proc_files import ProcessFiles
 from minerwatch.probes.code_schedule import Place
 from minerwatch.probes.executed_code import ExecutedCode
@@ -62,9 +71,13 @@ class ManyRings(CodeSampler):
         self.count = 0
         self.reading_s = 0.0
         self.benchmark_s = 0.0
+        copies = BpfRing("executed", COPY.size - 8, 4096, needs="Linux 5.8", what="copier of code")
         super().__init__(
+            copies=copies,
             cpus=lambda: range(rings),
-            open_ring=lambda cpu, period_s, has: Ring(here[cpu % len(here)], period_s, has),
+            open_ring=lambda cpu, period_s, _: CopyingEvent(
+                here[cpu % len(here)], period_s, copies.program_fd
+            ),
         )
 
     def read(self) -> CodeSamples:
@@ -184,7 +197,7 @@ def _interrupt_s() -> float:
     slower_s = []
     for _ in range(_TRIES):
         alone_s = _work_s()
-        sampler = CodeSampler(_FAST_HZ)
+        sampler = copying_sampler(_FAST_HZ)
         sampled_s = _work_s()
         sampler.close()
         slower_s.append((sampled_s - alone_s) / (sampled_s * _FAST_HZ))

@@ -28,7 +28,7 @@ from minerwatch.model import Container, Identity, Observation
 from minerwatch.node.capabilities import blind_spots, effective_capabilities
 from minerwatch.node.cgroups import CgroupTree
 from minerwatch.node.cluster_networks import ClusterNetworks
-from minerwatch.node.executed_code import CodeSampler
+from minerwatch.node.executed_code import CodeSampler, copying_sampler
 from minerwatch.node.first_words import PacketReader
 from minerwatch.node.gpu_use import (
     NO_NVML,
@@ -243,9 +243,13 @@ def kernel_source(
 def _code_sampler(config: Config) -> tuple[Sampler | None, ProbeStatus, str]:
     """Return the best sampler of executed code that works, its status, and its blind spot."""
     name, is_wanted = "executed_code", config.probes.executed_code
+    copying, no_copies = kernel_source(name, config, copying_sampler)
+    if copying is not None:
+        return copying, ProbeStatus(name, "", is_wanted, "perf events, code copied by BPF"), ""
     clock, why = kernel_source(name, config, CodeSampler)
     if clock is not None:
-        return clock, ProbeStatus(name, "", is_wanted, "perf events"), ""
+        spot = f"code that moves before it is read is not seen, because of this: {no_copies}"
+        return clock, ProbeStatus(name, "", is_wanted, "perf events"), spot
     entries, off = kernel_source(name, config, EntrySampler)
     if entries is None:
         neither = f"{why}; where threads enter the kernel is not seen either: {off}"

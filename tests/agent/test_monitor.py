@@ -59,17 +59,31 @@ def opened(config: Config = FEW) -> Iterator[tuple[MonitoredNode, ProbeStatus]]:
         node.watch.close()
 
 
-def test_perf_events_are_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copied_code_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "copying_sampler", Sampler)
+    monkeypatch.setattr(monitor, "CodeSampler", perf_refused)
+    with opened() as (node, status):
+        assert status.source == "perf events, code copied by BPF"
+        assert not any("code" in spot for spot in node.blind_spots)
+
+
+def test_perf_events_serve_without_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "copying_sampler", bpf_refused)
     monkeypatch.setattr(monitor, "CodeSampler", Sampler)
     monkeypatch.setattr(monitor, "EntrySampler", bpf_refused)
     with opened() as (node, status):
         assert status == ProbeStatus("executed_code", "", source="perf events")
-        assert not any("executed code" in spot for spot in node.blind_spots)
+        (spot,) = (each for each in node.blind_spots if "code" in each)
+        assert spot == (
+            "code that moves before it is read is not seen, because of this:"
+            " bpf is forbidden: permit it"
+        )
 
 
 def test_where_they_are_refused_entries_serve_and_it_says_what_would_be_better(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(monitor, "copying_sampler", bpf_refused)
     monkeypatch.setattr(monitor, "CodeSampler", perf_refused)
     monkeypatch.setattr(monitor, "EntrySampler", Sampler)
     with opened() as (node, status):
@@ -82,6 +96,7 @@ def test_where_they_are_refused_entries_serve_and_it_says_what_would_be_better(
 
 
 def test_where_both_are_refused_it_is_off_for_both_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "copying_sampler", bpf_refused)
     monkeypatch.setattr(monitor, "CodeSampler", perf_refused)
     monkeypatch.setattr(monitor, "EntrySampler", bpf_refused)
     with opened() as (node, status):

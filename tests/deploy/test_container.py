@@ -217,7 +217,7 @@ def test_the_profile_of_our_own_permits_all_that_the_agent_asks_for(
     """For runtimes whose own profile forbids bpf and perf_event_open."""
     with closing(AgentContainer(folder, root, own_rule_only, profile=OWN_PROFILE)) as agent:
         agent.line("probe is on", probe="tasks")
-        agent.line("probe is on", probe="executed_code", source="perf events")
+        agent.line("probe is on", probe="executed_code", source="perf events, code copied by BPF")
         _goes_on(agent)
 
 

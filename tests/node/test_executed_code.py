@@ -132,7 +132,7 @@ while True:
 
 
 @needs_perf
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="has machine code of x86-64")
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="machine code of x86-64: run it there")
 def test_code_is_copied_while_it_is_executed() -> None:
     with started(_MOVES) as moving, sampler(opens=copying_sampler) as opened:
         copies: list[bytes] = []

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import CodeSample, CodeSamples, ContainerKey, Facts, ProcessId
-from minerwatch.node.executed_code import CodeSampler
+from minerwatch.node.executed_code import CodeSampler, copying_sampler
 from minerwatch.node.guarded_child import GuardedProgram
 from minerwatch.node.kernel_entries import EntrySampler
 from minerwatch.node.proc_files import ProcessFiles
@@ -377,10 +377,13 @@ while True:
 
 
 @pytest.mark.skipif(UNIFIED is None, reason="run it where a cgroup v2 hierarchy is mounted")
-def test_a_container_is_found_by_the_cgroup_in_samples_of_forks_that_are_gone() -> None:
+@pytest.mark.parametrize("opens", [CodeSampler, copying_sampler])
+def test_a_container_is_found_by_the_cgroup_in_samples_of_forks_that_are_gone(
+    opens: Callable[[float], CodeSampler],
+) -> None:
     assert UNIFIED is not None
     try:
-        sampler = CodeSampler(199.0)
+        sampler = opens(199.0)
     except SourceUnavailableError as error:
         pytest.skip(f"run it as root of a host: {error}")
     if "perf_event" in Path("/proc/self/cgroup").read_text():
@@ -422,15 +425,42 @@ loop()
 """It executes MIXING again and again: so long that few windows reach beyond its end."""
 
 
-@pytest.mark.parametrize("source", [lambda: CodeSampler(199.0), EntrySampler])
-def test_both_sources_of_samples_tell_a_hash_loop(
-    source: Callable[[], CodeSampler | EntrySampler],
+MOVES = f"""
+import ctypes, mmap, random
+libc = ctypes.CDLL(None)
+libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
+at = libc.mmap(None, 4096, 7, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+loop = bytes.fromhex({MIXING.hex()!r}) * 30
+times, back = (each.to_bytes(4, "little", signed=True) for each in (9999, -len(loop) - 9))
+code = b"\\x41\\xb8" + times + loop + b"\\x41\\xff\\xc8\\x0f\\x85" + back + b"\\xc3"
+ctypes.memmove(at, code, len(code))
+print(flush=True)
+while True:
+    ctypes.CFUNCTYPE(None)(at)()
+    to = 0x200000000000 + random.randrange(1 << 30) * 4096
+    at = libc.mremap(ctypes.c_void_p(at), 4096, 4096, 3, ctypes.c_void_p(to))
+"""
+"""mov r8d,N; MIXING; dec r8d; jnz; ret. Then it moves: no sampled address has code any more."""
+
+
+@pytest.mark.parametrize(
+    ("source", "program"),
+    [
+        (lambda: CodeSampler(199.0), MIXES),
+        (EntrySampler, MIXES),
+        (lambda: copying_sampler(199.0), MIXES),
+        (lambda: copying_sampler(199.0), MOVES),
+    ],
+    ids=["clock", "entries", "copies", "moving"],
+)
+def test_each_source_of_samples_tells_a_hash_loop(
+    source: Callable[[], CodeSampler | EntrySampler], program: str
 ) -> None:
     try:
         sampler = source()
     except SourceUnavailableError as error:
         pytest.skip(f"run it as root of a host: {error}")
-    with subprocess.Popen([sys.executable, "-c", MIXES], stdout=subprocess.PIPE) as loop:
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as loop:
         assert loop.stdout is not None
         loop.stdout.readline()
         sampler.read()  # the start of Python
