@@ -103,7 +103,8 @@ def top(
     %LIMIT   of the CPU limit        REASONS the strongest finding of each signal
     ABUSE    what it looks like: mining, scanning, flooding, brute-force, proxyware, cracking,
              unrequested-gpu
-    AGE      of the pod              EXECUTES randomx, hashing, floats, vectors, generated, other
+    AGE      of the pod
+    EXECUTES randomx, hashing, hidden, floats, vectors, generated, other
 
     Pods of one owner, image, wallet or pool are named as a campaign, once, above the table.
 

@@ -34,6 +34,7 @@ class CodeTally:
     """Counts over the last few hundred samples."""
 
     samples: float = 0.0
+    hidden: float = 0.0  # samples besides these, whose code cannot be read
     hashing: float = 0.0
     anonymous: float = 0.0
     pairs: float = 0.0
@@ -63,7 +64,7 @@ class CodeTally:
         self.pages.update(pages)
         if len(self.pages) > _MOST_PAGES:
             self.pages = Counter(dict(self.pages.most_common(_MOST_PAGES // 2)))
-        if self.samples >= _MOST_SAMPLES:
+        if self.samples + self.hidden >= _MOST_SAMPLES:
             self._halve()
 
     def make_room(self, samples: int) -> None:
@@ -76,21 +77,32 @@ class CodeTally:
 
     def facts(self) -> dict[str, FactValue]:
         """Return the facts; none while there are too few samples."""
+        share = self.hidden / (self.samples + self.hidden) if self.hidden else None
+        hidden_share = measured(HiddenCodeShare=share)
         if self.samples < LEAST_SAMPLES:
-            return {}
+            return hidden_share if self.hidden >= LEAST_SAMPLES else {}
         of = self._share
-        return measured(
-            HashCodeShare=self.hashing / self.samples,
-            MixingCodeShare=of("xor") + of("rotate") + of("multiply"),
-            FloatCodeShare=of("float") + of("pairs"),
-            PairConversionShare=self.pairs / self.samples,
-            RoundingCodeShare=of("rounding"),
-            VectorCodeShare=of("vector") + of("media"),
-            AnonymousCodeShare=self.anonymous / self.samples,
-            HotCodePages=self._hot_pages(),
-            IoBytesPerCpuSecond=self._per_cpu_second(self.io_bytes),
-            KernelCpuShare=self._per_cpu_second(self.kernel_s),
+        return (
+            measured(
+                HashCodeShare=self.hashing / self.samples,
+                MixingCodeShare=of("xor") + of("rotate") + of("multiply"),
+                FloatCodeShare=of("float") + of("pairs"),
+                PairConversionShare=self.pairs / self.samples,
+                RoundingCodeShare=of("rounding"),
+                VectorCodeShare=of("vector") + of("media"),
+                AnonymousCodeShare=self.anonymous / self.samples,
+                HotCodePages=self._hot_pages(),
+                IoBytesPerCpuSecond=self._per_cpu_second(self.io_bytes),
+                KernelCpuShare=self._per_cpu_second(self.kernel_s),
+            )
+            | hidden_share
         )
+
+    def add_hidden(self, samples: int) -> None:
+        """Add samples whose code cannot be read, though the process runs."""
+        self.hidden += samples
+        if self.samples + self.hidden >= _MOST_SAMPLES:
+            self._halve()
 
     def add_io(self, io_bytes: int, cpu_s: float, kernel_s: float) -> None:
         """Add what was read and written within some CPU time, a part of it in the kernel."""
@@ -105,7 +117,7 @@ class CodeTally:
     @property
     def file_mib(self) -> float:
         """Return the average over samples: a file that an idle process maps counts little."""
-        return self.file_mib_samples / self.samples
+        return self.file_mib_samples / (self.samples or 1)
 
     def _per_cpu_second(self, sum_: float) -> float | None:
         return sum_ / self.io_cpu_s if self.io_cpu_s >= _LEAST_IO_CPU_S else None
@@ -124,6 +136,7 @@ class CodeTally:
 
     def _halve(self) -> None:
         self.samples /= 2
+        self.hidden /= 2
         self.hashing /= 2
         self.anonymous /= 2
         self.pairs /= 2

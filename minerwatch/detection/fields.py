@@ -167,6 +167,12 @@ _FIELDS = (
         "|lt: 0.4",
     ),
     _CODE.dynamic(
+        "HiddenCodeShare",
+        "0..1",
+        "share of samples whose code cannot be read, not even while it is executed",
+        "|gte: 0.5",
+    ),
+    _CODE.dynamic(
         "ContentInHotCode",
         "list",
         "YARA rules that matched the hottest code, or tables that it addresses",
@@ -234,7 +240,7 @@ _POOLED = frozenset(
         *("HashCodeShare", "MixingCodeShare", "FloatCodeShare", "PairConversionShare"),
         "RoundingCodeShare",
         *("VectorCodeShare", "AnonymousCodeShare", "HotCodePages", "IoBytesPerCpuSecond"),
-        "KernelCpuShare",
+        *("KernelCpuShare", "HiddenCodeShare"),
         *("ContentInHotCode", "CodeFingerprints", "ForeignCodeFingerprints"),
     )
 )

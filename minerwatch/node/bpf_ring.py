@@ -15,7 +15,8 @@ from minerwatch.errors import SourceUnavailableError
 from minerwatch.node.bpf_iterator import load_libbpf, object_path, refusal
 
 _HEADER_BYTES = 8
-"""Length of the record, whose highest bit says that it is being written; and a place."""
+_STATE = 3
+"""The byte of a header whose highest bit says that the record is being written."""
 
 
 class BpfRing:
@@ -36,6 +37,7 @@ class BpfRing:
         if not self._object:
             raise SourceUnavailableError(f"{path.name}: {os.strerror(ctypes.get_errno())}")
         self._memories: list[mmap.mmap] = []
+        self._views: list[memoryview] = []
         try:
             self._load(needs, what)
         except BaseException:
@@ -47,10 +49,11 @@ class BpfRing:
         tail, head = self._read_to[0], self._written_to[0]
         if head == tail:
             return b""
-        self.lost()  # a system call orders the reads of place and data
         begins = mmap.PAGESIZE + tail % self._size
-        content = self._data[begins : begins + head - tail]
-        content = finished(content, self._stride)
+        number = finished(self._data[begins + _STATE : begins + head - tail : self._stride])
+        self.lost()  # a system call: what it says is finished is read after that
+        ends = begins + number * self._stride
+        content = self._data[begins:ends]
         self._read_to[0] = tail + len(content)
         return content
 
@@ -62,12 +65,11 @@ class BpfRing:
 
     def close(self) -> None:
         """Remove the program from the kernel, once nothing is attached to it any more."""
-        if self._memories:
-            self._read_to.release()
-            self._written_to.release()
+        for view in self._views:
+            view.release()
         for memory in self._memories:
             memory.close()
-        self._memories = []
+        self._views, self._memories = [], []
         if self._object is not None:
             self._library.bpf_object__close(self._object)
         self._object = None
@@ -92,9 +94,9 @@ class BpfRing:
             raise SourceUnavailableError(f"the {what}'s ring: {error.strerror}") from error
         self._read_to = memoryview(reader).cast("Q")
         self._written_to = memoryview(self._data)[:page].cast("Q")
+        self._views = [self._read_to, self._written_to]
 
 
-def finished(content: bytes, stride: int) -> bytes:
-    """Return the records before the first one that is still being written."""
-    unfinished = content[_HEADER_BYTES // 2 - 1 :: stride].lstrip(b"\0")
-    return content[: len(content) - len(unfinished) * stride]
+def finished(states: bytes) -> int:
+    """Return the number of records before the first one that is still being written."""
+    return len(states) - len(states.lstrip(b"\0"))

@@ -60,7 +60,7 @@ CODE_BYTES = 128
 """Copied at most."""
 COPY = Struct("=8xQQII128s")  # struct record of executed.bpf.c, after the ring's header
 _COPIES_FOR_S = 10.0
-"""Of samples of all CPUs there is room for: so late a read may be."""
+"""Seconds of samples of all CPUs that the ring has room for."""
 _INITIAL_PIDS = "pid:[4026531836]"  # PROC_PID_INIT_INO (include/linux/proc_ns.h)
 
 PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
@@ -142,6 +142,7 @@ class CodeSampler:
         ``cpus``: returns the CPUs that run, if not this machine's.
         """
         self._copies = copies
+        self.copies_code = copies is not None
         self._cpus = cpus or online_cpus
         self._open_ring = open_ring or (copying_into(copies) if copies else Ring)
         self.failures = {"lost": 0, "cpu": 0}

@@ -38,6 +38,8 @@ class EntrySampler:
     ``failures`` counts since the start, by reason: ``unreadable``.
     """
 
+    copies_code = False
+
     def __init__(self) -> None:
         """Raises SourceUnavailableError."""
         self._iterator = BpfIterator(

@@ -39,6 +39,8 @@ _MAX_LOCATED = 16_384
 _START_S = 10.0  # on a starved node
 _ANSWER_S = 2.0
 _STALL_S = 1.0
+_MAX_TAKE_S = 4.0
+"""For the questions about one read: several owners may each make the child hang."""
 _FIXED_BELOW = 1 << 32
 """Below, programs lie that are linked to fixed addresses: the same in processes of any program."""
 _AVOIDED_S = 60.0
@@ -66,6 +68,7 @@ class Sampler(Protocol):
     """A source of samples."""
 
     failures: dict[str, int]
+    copies_code: bool
     read_every_s: float
 
     @property
@@ -84,6 +87,7 @@ class CodeAnswer(msgspec.Struct):
 
     samples: int = 0
     unread: int = 0
+    hidden: int = 0
     hashing: int = 0
     anonymous: int = 0
     pairs: int = 0
@@ -98,10 +102,11 @@ class CodeAnswer(msgspec.Struct):
     def checked(self, sent: int) -> CodeAnswer:
         """Return itself if the counts can be those of ``sent`` samples, or raise ValueError."""
         parts = (self.hashing, self.anonymous, self.pairs)
-        counts = (self.samples, self.unread, *parts, *self.classes)
+        counts = (self.samples, self.unread, self.hidden, *parts, *self.classes)
         most = max(*parts, sum(self.classes) / INSTRUCTIONS)
         is_sound = (
             self.samples + self.unread == sent
+            and self.hidden <= self.unread
             and len(self.classes) in ({len(CLASSES)} if self.samples else {0, len(CLASSES)})
             and all(0 <= each <= _MAX_COUNT for each in (*counts, *self.pages.values()))
             and most <= self.samples
@@ -115,8 +120,10 @@ class CodeAnswer(msgspec.Struct):
     def add_to(self, tally: CodeTally) -> None:
         """Add the counts to those of a process or container."""
         parts = (self.hashing, self.anonymous, self.pairs)
-        tally.add(self.samples, *parts, self.classes, self.pages)
-        tally.add_file(self.samples, self.file_mib)
+        tally.add_hidden(self.hidden)
+        if self.samples:
+            tally.add(self.samples, *parts, self.classes, self.pages)
+            tally.add_file(self.samples, self.file_mib)
 
 
 class _Question(msgspec.Struct, array_like=True):
@@ -272,10 +279,13 @@ class ExecutedCode:
         self._failures["left"] += len(due) - len(chosen)
         for place, spot in chosen:
             asked.setdefault(place, Counter())[spot] += 1
+        until_s = time.monotonic() + _MAX_TAKE_S
         for place, counts in (*asked.items(), *self._of_round(now_s)):
             if self._closing.is_set():
                 return
-            if self._avoided.get(place.owner, 0.0) <= now_s:
+            if time.monotonic() > until_s:
+                self._failures["left"] += counts.total()
+            elif self._avoided.get(place.owner, 0.0) <= now_s:
                 self._asked_s = now_s
                 self._classify(place, counts, now_s)
         if now_s - self._asked_s >= _IDLE_S:
@@ -315,11 +325,9 @@ class ExecutedCode:
             else:
                 exited.add(pid)
         gone = [each for each in samples.samples if each[0] in exited] if exited else []
-        late = len(gone)
+        self._pace.note(len(samples.samples), len(gone), now_s)
         for place, spot in self._placed_by_cgroup(gone):
             placed.setdefault(place, []).append(spot)
-            late -= spot[1] != b""
-        self._pace.note(len(samples.samples), late, now_s)
         return placed
 
     def _placed_by_cgroup(
@@ -369,7 +377,9 @@ class ExecutedCode:
         else:
             self._charge(place.owner, answer.took_s, now_s)
             self._failures["unread"] += answer.unread
-            if answer.samples:
+            if not self._sampler.copies_code:
+                answer.hidden = 0
+            if answer.samples or answer.hidden:
                 self._keep(place, answer)
 
     def _charge(self, owner: Hashable, took_s: float, now_s: float) -> None:

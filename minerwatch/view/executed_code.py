@@ -9,6 +9,7 @@ from minerwatch.format import byte_size, counted
 _RANDOMX_PAIRS = 0.01  # as rules/compute/randomx_executed.yml
 _RANDOMX_GENERATED = 0.5
 _GENERATED = 0.8
+_HIDDEN = 0.5  # as rules/compute/hidden_code.yml
 _HASHES = 0.3  # as rules/compute/hash_code.yml
 _NO_FLOATS = 0.01
 _MANY = 0.1
@@ -27,6 +28,8 @@ def one_word(executed: Mapping[str, float]) -> str:
     if not executed:
         return ""
     of = executed.get
+    if of("HiddenCodeShare", 0.0) >= _HIDDEN:
+        return "hidden"
     generated, floats = of("AnonymousCodeShare", 0.0), of("FloatCodeShare", 0.0)
     if generated >= _RANDOMX_GENERATED and of("PairConversionShare", 0.0) >= _RANDOMX_PAIRS:
         return "randomx"
@@ -43,6 +46,9 @@ def sentence(executed: Mapping[str, float]) -> str:
     """Return where the code lies, what it is made of, and how much data it moves; "" if unknown."""
     if not executed:
         return ""
+    hidden = executed.get("HiddenCodeShare", 0.0)
+    if hidden >= _HIDDEN:
+        return f"{hidden:.0%} of the code that it executes cannot be read"
     pages = counted(round(executed.get("HotCodePages", 0)), "page")
     generated = executed.get("AnonymousCodeShare", 0.0)
     where = f"{pages} of code" + (f", {generated:.0%} of it in no file" if generated else "")

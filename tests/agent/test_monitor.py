@@ -33,6 +33,7 @@ class Sampler:
 
     def __init__(self) -> None:
         self.failures: dict[str, int] = {}
+        self.copies_code = False
         self.read_every_s = self.read_calmly_every_s = 1e6
 
     def read(self) -> CodeSamples:

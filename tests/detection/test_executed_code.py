@@ -46,9 +46,23 @@ def test_facts_are_shares() -> None:
     }
 
 
+def test_code_that_cannot_be_read_is_a_fact_by_itself() -> None:
+    tally = CodeTally()
+    tally.add_hidden(LEAST_SAMPLES - 1)
+    assert tally.facts() == {}
+    tally.add_hidden(1)
+    assert tally.facts() == {"HiddenCodeShare": 1.0}
+    assert tally.file_mib == 0.0
+    tally.add(300, 0, 0, 0, classes(other=1), {})
+    assert tally.facts()["HiddenCodeShare"] == 0.25
+    assert tally.samples + tally.hidden == 200  # they follow what is executed now
+    assert "HiddenCodeShare" not in tally_of(200, other=99).facts()
+
+
 def test_each_fact_is_a_known_field_of_the_probe() -> None:
     tally = tally_of(200, other=1)
     tally.add_io(0, 10.0, 0.0)
+    tally.add_hidden(1)
     assert {*tally.facts(), *HOT_CODE_FIELDS} == set(PROBE_FIELDS["executed_code"])
     assert tally.facts().keys().isdisjoint(HOT_CODE_FIELDS)
     assert all(KNOWN_FIELDS[name].dynamic for name in tally.facts())

@@ -116,36 +116,6 @@ while True:
         assert sampled_s >= 0.3 * (cpu_s(evading.pid) - before_s)
 
 
-_MOVES = """
-import ctypes, mmap, random
-libc = ctypes.CDLL(None)
-libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
-at = libc.mmap(None, 4096, 7, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
-code = bytes.fromhex("b900e1f505" + "8d0437c1c00731c6" * 20 + "ffc90f8558ffffffc3")
-ctypes.memmove(at, code, len(code))
-while True:
-    ctypes.CFUNCTYPE(None)(at)()
-    to = 0x200000000000 + random.randrange(1 << 30) * 4096
-    at = libc.mremap(ctypes.c_void_p(at), 4096, 4096, 3, ctypes.c_void_p(to))
-"""
-"""mov ecx,N; lea eax,[rdi+rsi]; rol eax,7; xor esi,eax; …; dec ecx; jnz; ret"""
-
-
-@needs_perf
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="machine code of x86-64: run it there")
-def test_code_is_copied_while_it_is_executed() -> None:
-    with started(_MOVES) as moving, sampler(opens=copying_sampler) as opened:
-        copies: list[bytes] = []
-
-        def is_enough() -> bool:
-            copies.extend(each[3] for each in opened.read().samples if each[0] == moving.pid)
-            return len(copies) >= 100
-
-        until(is_enough, every_s=0.1)
-        assert all(copies)
-        assert sum(b"\xc1\xc0\x07" in copy for copy in copies) >= 0.8 * len(copies)
-
-
 @needs_perf
 def test_code_is_copied_as_far_as_its_page_if_the_next_one_is_missing() -> None:
     code = """

@@ -30,6 +30,7 @@ HASHING = {"HashCodeShare": 0.56, "MixingCodeShare": 0.33, "HotCodePages": 1}
         ({"VectorCodeShare": 0.2}, "vectors"),
         ({"AnonymousCodeShare": 1.0, "MixingCodeShare": 0.1}, "generated"),
         ({"AnonymousCodeShare": 0.1}, "other"),
+        ({"HiddenCodeShare": 0.6, "HashCodeShare": 0.5}, "hidden"),
     ],
 )
 def test_one_word(executed: dict[str, float], word: str) -> None:
@@ -38,6 +39,7 @@ def test_one_word(executed: dict[str, float], word: str) -> None:
 
 def test_sentences() -> None:
     assert sentence({}) == ""
+    assert sentence({"HiddenCodeShare": 0.98}) == "98% of the code that it executes cannot be read"
     assert sentence(RANDOMX) == (
         "6 pages of code, 100% of it in no file: 52.0% integers mixed (xor, rotate, multiply),"
         " 3.4% floating point; 10% as dense as hash functions; no data read or written"

@@ -27,6 +27,7 @@ struct registers {
 #if defined(__TARGET_ARCH_x86)
   __u64 others[16];
   __u64 address;  // ip of struct pt_regs
+  __u64 segment;  // cs
 #elif defined(__TARGET_ARCH_arm64)
   __u64 others[32];
   __u64 address;  // pc of struct user_pt_regs
@@ -70,6 +71,11 @@ int executed(struct registers *registers) {
   record->cgroup = bpf_get_current_cgroup_id();
   record->pid = bpf_get_current_pid_tgid() >> 32;
   record->code_bytes = CODE_BYTES;
+#if defined(__TARGET_ARCH_x86)
+  // A segment of the process's own (modify_ldt(2)) begins anywhere: this is not the address.
+  if (registers->segment & 4)
+    record->address = 0;
+#endif
   if (bpf_probe_read_user(record->code, CODE_BYTES, (void *)record->address)) {
     // The next page may be missing.
     in_page = PAGE_BYTES - (record->address & (PAGE_BYTES - 1));

@@ -9,9 +9,9 @@ standard input                                                 standard output
 ``[pid, start_ticks, is_relative, [[address, n, "code"], …]]``  ``{"samples", "unread", …}``
 =============================================================  ==================================
 
-``code``: in base64 what was copied while it was executed; if empty, it is read from the process.
-Copied code that is in no mapping any more counts as anonymous: what a file holds does not move.
-With ``is_relative`` another process executed it, whose mappings are not known.
+``code``: in base64 what was copied while it was executed; if empty, it is read from the process. A
+copy that is in no mapping any more, or that a file does not have there, counts as anonymous. With
+``is_relative`` another process executed it: it counts where this one maps code, too.
 
 A window is the 16 instructions from a sampled address on. Windows tell more than averages: a hash
 function is dense in exclusive or, rotation and additions of vectors, and has no floating point,
@@ -26,9 +26,9 @@ import os
 import sys
 import time
 from binascii import a2b_base64
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 
-from minerwatch.node.children.disassembler import Disassembler
+from minerwatch.node.children.disassembler import SKIPPED, Disassembler
 from minerwatch.node.children.instruction_classes import (
     BRANCH,
     CIPHER,
@@ -59,8 +59,9 @@ _MAX_THREADS = 1000
 _MAX_PAGES = 64
 """Of one process, kept while a question about it is answered."""
 _MAX_FILE_BYTES = 1 << 20
-MAX_MAPS_BYTES = 32 << 20
-"""The kernel's bound of 65,530 mappings is 6 MiB with short names, 270 MiB with long ones."""
+MAX_MAPS_CPU_S = 0.1
+"""For as many mappings as a process has at most by default (vm.max_map_count)."""
+LINES_PER_CLOCK = 512
 MAX_CACHED = 20_000
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _FAULT_S = 1.5e-6
@@ -102,7 +103,7 @@ class Decoder:
         self.window_bytes = _WINDOW_BYTES[machine]
         self.windows: dict[bytes, Window] = {}
         is_arm = machine == "aarch64"
-        self._disassembler = Disassembler(is_arm=is_arm)
+        self._disassembler = Disassembler(is_arm=is_arm, skips=True)
         self._class_of = arm_class if is_arm else x86_class
         self._vectors = ("v", "q") if is_arm else ("mm", "xmm", "ymm", "zmm")
 
@@ -119,6 +120,8 @@ class Decoder:
         counts = [0] * CLASSES
         mixed = 0
         for _, _, mnemonic, operands in self._disassembler.disassemble(code, 0, _WINDOW):
+            if mnemonic == SKIPPED:  # one that capstone does not know, as anyone may strew in
+                continue
             kind = self._class_of(mnemonic, operands)
             counts[kind] += 1
             mixed += kind <= MULTIPLY and not operands.startswith(self._vectors)
@@ -143,8 +146,6 @@ def _is_hashing(counts: list[int], total: int) -> bool:
 
 # Where code lies.
 
-_PERMISSIONS_END = 38
-"""Characters of a line of maps up to there, at most; what follows before the name has no x."""
 _OF_THE_KERNEL = (b"[vdso]", b"[vsyscall]")
 _OF_DEVICES = (b"/dev/", b"/sys/", b"anon_inode:")
 _OF_NO_FILE = (b"/memfd:", b"/dev/shm/", b"/SYSV", b"/dev/zero")
@@ -178,14 +179,31 @@ class _Mapping:
 
 
 class Mappings:
-    """The executable mappings of a process, by lines of /proc/PID/maps."""
+    """The executable mappings that hold some addresses, by lines of /proc/PID/maps.
 
-    def __init__(self, lines: Iterable[bytes]) -> None:
-        self._mappings = sorted(_executable(lines), key=lambda each: each.start)
+    ``largest_file_mib``: the size of the largest mapping of a file on a disk.
+    """
+
+    def __init__(self, lines: Iterable[bytes], addresses: Iterable[int]) -> None:
+        self.is_empty = True
+        self._mappings: list[_Mapping] = []
+        largest_bytes = 0
+        wanted = sorted(addresses)
+        for line in lines:
+            first, _, rest = line.partition(b"-")
+            try:
+                start, end = int(first, 16), int(rest.partition(b" ")[0], 16)
+                place = bisect_left(wanted, start)
+                if place < len(wanted) and wanted[place] < end:
+                    self._mappings.append(_Mapping(line))
+                if end - start > largest_bytes and b" /" in line and _Mapping(line).is_of_disk:
+                    largest_bytes = end - start
+            except ValueError:
+                continue
+            self.is_empty = False
+        self._mappings = sorted(filter(_is_code, self._mappings), key=lambda each: each.start)
         self._starts = [each.start for each in self._mappings]
-
-    def __bool__(self) -> bool:
-        return bool(self._mappings)
+        self.largest_file_mib = largest_bytes / (1 << 20)
 
     def of(self, address: int) -> _Mapping | None:
         """Return the mapping that holds ``address``."""
@@ -195,33 +213,9 @@ class Mappings:
         return self._mappings[place]
 
 
-def largest_file_mib(lines: Iterable[bytes]) -> float:
-    """Return the size of the largest mapping of a file on a disk."""
-    largest_bytes = 0
-    for line in lines:
-        if b" /" not in line:
-            continue
-        start, _, rest = line.partition(b"-")
-        try:
-            size_bytes = int(rest.partition(b" ")[0], 16) - int(start, 16)
-            if size_bytes > largest_bytes and _Mapping(line).is_of_disk:
-                largest_bytes = size_bytes
-        except ValueError:
-            continue
-    return largest_bytes / (1 << 20)
-
-
-def _executable(lines: Iterable[bytes]) -> Iterator[_Mapping]:
-    for line in lines:
-        if b"x" not in line[:_PERMISSIONS_END]:
-            continue
-        try:
-            mapping = _Mapping(line)
-        except ValueError:
-            continue
-        # Reading a device's memory could set off what the device does.
-        if mapping.permissions[2:3] == b"x" and not mapping.is_of_device:
-            yield mapping
+def _is_code(mapping: _Mapping) -> bool:
+    # Reading a device's memory could set off what the device does.
+    return mapping.permissions[2:3] == b"x" and not mapping.is_of_device
 
 
 class _Process:
@@ -230,22 +224,22 @@ class _Process:
     ``are_all_mapped``: False if there are more mappings than are read.
     """
 
-    def __init__(self, proc: str, pid: int, start_ticks: int) -> None:
-        self._folder = f"{proc}/{pid}"
+    def __init__(self, proc: str, question: Question) -> None:
+        self._folder = f"{proc}/{question.pid}"
         stat = self._stat()
-        self.is_same = int(stat[19]) == start_ticks
+        self.is_same = int(stat[19]) == question.start_ticks
         system_s = int(stat[12]) / _TICKS_PER_S
         self.kernel_s = system_s - int(stat[7]) * _FAULT_S
         self.cpu_s = int(stat[11]) / _TICKS_PER_S + system_s
         if stat[0] in _ENDED:  # memory is then read through another thread
             self._folder = self._living_thread()
         self._code: dict[int, bytes] = {}  # of pages
-        self.are_all_mapped, self._is_renewed = True, False
+        self.are_all_mapped = True
         self._memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
         self._pages = -1
         try:
             self._pages = os.open(f"{self._folder}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-            self.mappings = Mappings(self._maps())
+            self.mappings = Mappings(self._maps(), (address for address, _, _ in question.spots))
         except BaseException:
             self.close()
             raise
@@ -264,28 +258,11 @@ class _Process:
                 continue
         return self._folder
 
-    def mapping(self, address: int) -> _Mapping | None:
-        """Return the mapping that holds ``address``; read all once more if there is none."""
-        found = self.mappings.of(address)
-        if found is None and not self._is_renewed:
-            self._is_renewed = True
-            try:  # noqa: SIM105 - contextlib is slow to import
-                self.mappings = Mappings(self._maps())
-            except OSError:
-                pass
-            found = self.mappings.of(address)
-        return found
-
-    def largest_file_mib(self) -> float:
-        """Return the size of the largest mapping of a file on a disk."""
-        return largest_file_mib(self._maps())
-
     def _maps(self) -> Iterator[bytes]:
-        size = 0
+        until_s = time.process_time() + MAX_MAPS_CPU_S
         with open(f"{self._folder}/maps", "rb") as lines:  # noqa: PTH123 - as below
-            for line in lines:
-                size += len(line)
-                if size > MAX_MAPS_BYTES:
+            for number, line in enumerate(lines, 1):
+                if number % LINES_PER_CLOCK == 0 and time.process_time() > until_s:
                     self.are_all_mapped = False
                     return
                 yield line
@@ -340,35 +317,36 @@ class Classifier:
     def answer(self, question: Question) -> dict[str, Any]:
         """Return counts over the samples of one process; ``unread``: samples without code."""
         process = self._opened(question)
+        if process is None:
+            return {"unread": sum(count for _, count, _ in question.spots)}
         try:
             return self._counts(process, question)
         finally:
-            if process is not None:
-                process.close()
+            process.close()
 
     def _opened(self, question: Question) -> _Process | None:
         """Return the process; None if it has exited."""
         try:
-            process = _Process(self._proc, question.pid, question.start_ticks)
+            process = _Process(self._proc, question)
         except (OSError, IndexError, ValueError):
             return None
-        if process.is_same and (process.mappings or not process.are_all_mapped):
+        if process.is_same and not (process.mappings.is_empty and process.are_all_mapped):
             return process
         process.close()
         return None
 
-    def _counts(self, process: _Process | None, question: Question) -> dict[str, Any]:
+    def _counts(self, process: _Process, question: Question) -> dict[str, Any]:
         unread = samples = hashing = anonymous = pairs = 0
         classes = [0] * CLASSES
         pages: dict[str, int] = {}
-        has_moved = process is not None and not question.is_relative
         for address, count, copy in question.spots:
-            mapping = process.mapping(address) if process else None
+            mapping = self._mapping(process, address, copy)
+            is_known = mapping is not None or not question.is_relative
             window = self._decoder.window(copy or self._code(process, mapping, address))
-            if window is None:
+            if window is None or not is_known:
                 unread += count
                 continue
-            is_anonymous = mapping.is_anonymous if mapping else has_moved
+            is_anonymous = mapping is None or mapping.is_anonymous
             samples += count
             hashing += count * window.is_hashing
             anonymous += count * is_anonymous
@@ -377,27 +355,30 @@ class Classifier:
             pages[page] = pages.get(page, 0) + count
             for kind, number in enumerate(window.counts):
                 classes[kind] += number * count
-        counts = {
+        return {
             "samples": samples,
             "unread": unread,
+            "hidden": 0 if question.is_relative else unread,
             "hashing": hashing,
             "anonymous": anonymous,
             "pairs": pairs,
             "classes": classes,
             "pages": pages,
-        }
-        if process is None:
-            return counts
-        return {
-            **counts,
             "io_bytes": process.io_bytes(),
             "cpu_s": process.cpu_s,
             "kernel_s": process.kernel_s,
-            "file_mib": process.largest_file_mib() if hashing else 0.0,
+            "file_mib": process.mappings.largest_file_mib if hashing else 0.0,
         }
 
-    def _code(self, process: _Process | None, mapping: _Mapping | None, address: int) -> bytes:
-        if process is None or (mapping is None and process.are_all_mapped):
+    def _mapping(self, process: _Process, address: int, copy: bytes) -> _Mapping | None:
+        """Return the mapping of an address; None if what was executed there is of no mapping."""
+        mapping = process.mappings.of(address)
+        if copy and mapping and mapping.file and process.code(address, len(copy)) != copy:
+            return None
+        return mapping
+
+    def _code(self, process: _Process, mapping: _Mapping | None, address: int) -> bytes:
+        if mapping is None and process.are_all_mapped:
             return b""
         return process.code(address, self._decoder.window_bytes)
 

@@ -34,6 +34,9 @@ class _Instruction(ctypes.Structure):
     )
 
 
+SKIPPED = ".byte"
+"""The name of what is no instruction."""
+
 _Instructions = ctypes.POINTER(_Instruction)
 Instruction = tuple[int, int, str, str]
 """Address, size in bytes, mnemonic, operands."""

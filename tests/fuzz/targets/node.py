@@ -362,8 +362,9 @@ def sampled_code(data: bytes) -> None:
     for machine in ("x86_64", "aarch64"):
         window = _decoder(machine).window(code)
         assert window is None or 0 < sum(window.counts) <= INSTRUCTIONS
-    mappings = Mappings(maps.split(b"\n"))
-    for address in (0, 0x400000, 0x7FFF_FFFF_F000, (1 << 64) - 1):
+    addresses = (0, 0x400000, 0x7FFF_FFFF_F000, (1 << 64) - 1)
+    mappings = Mappings(maps.split(b"\n"), addresses)
+    for address in addresses:
         found = mappings.of(address)
         assert found is None or found.start <= address < found.end
 
