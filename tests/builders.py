@@ -62,7 +62,7 @@ def make_pod_container(
 ) -> PodContainer:
     """A pod's main container."""
     kind = PodContainerKind.MAIN
-    return replace(PodContainer(container_id, name, "image:1", "", kind, None), **changes)
+    return replace(PodContainer(container_id, name, "image:1", "", kind), **changes)
 
 
 def make_container(container_id: str = "c1", pod_uid: str = "uid-1", **changes: Any) -> Container:
