@@ -19,7 +19,7 @@ from minerwatch.api.port import REPORT_PATH
 from minerwatch.cli.main import cli
 from minerwatch.config.schema import Config
 from minerwatch.kube.fleet import DEFAULT_SELECTOR
-from minerwatch.node.children import yara_scanner
+from minerwatch.node.children import scanning
 from tests.builders import config_of
 from tests.deploy.chart import (
     EXAMPLES,
@@ -579,7 +579,7 @@ def test_app_armor_is_said_as_each_version_understands_it() -> None:
 def test_the_scanner_of_content_fits_beside_the_agent() -> None:
     """What it may have at the most (RLIMIT_DATA), and the agent's budget, in the pod's limit."""
     limit_mib = int(of("default").agent["resources"]["limits"]["memory"].removesuffix("Mi"))
-    assert limit_mib >= (yara_scanner.MAX_DATA_BYTES >> 20) + _AGENT_MIB
+    assert limit_mib >= (scanning.MAX_DATA_BYTES >> 20) + _AGENT_MIB
 
 
 def test_helm_test_plants_a_canary_that_may_read_metrics_and_nothing_else() -> None:
