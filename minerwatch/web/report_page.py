@@ -15,7 +15,6 @@ from minerwatch.view.report_parts import (
     hours,
     left_out,
     money,
-    notes,
     recorded_share,
     seconds,
     tables,
@@ -182,13 +181,12 @@ def _class_of(text: str, shown: str) -> str:
 
 def _notes(report: Report) -> list[Markup | None]:
     lines = []
-    missing = notes(report)
-    for node, said, detail in missing[:_MAX_NOTES]:
-        of = f"{printable(node, _NAME_LENGTH)}: " if node else ""
-        why = f": {printable(detail, _BELOW_LENGTH)}" if detail else ""
-        lines.append(tag("li", f"{of}{said}{why}"))
+    for each in report.notes[:_MAX_NOTES]:
+        of = f"{printable(each.node, _NAME_LENGTH)}: " if each.node else ""
+        why = f": {printable(each.detail, _BELOW_LENGTH)}" if each.detail else ""
+        lines.append(tag("li", f"{of}{each.text}{why}"))
     return [
         tag("h2", "Not in these figures"),
         tag("ul", lines) if lines else tag("p", "Nothing is known to be missing."),
-        more(len(missing) - _MAX_NOTES),
+        more(len(report.notes) - _MAX_NOTES),
     ]
