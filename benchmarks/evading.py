@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.computing import TARGETS, Computing
-from benchmarks.executed_code import END, PAGE, Table, computes, merged, per_cent, put
+from benchmarks.executed_code import Table, computes, per_cent, publish
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
@@ -156,12 +156,7 @@ def main() -> None:
         table = Table(programs, options.samples, HotCode(HotCodeReader("/proc", book.content)))
         table.fill()
         text = markdown(programs, table.facts)
-    if not options.write:
-        print(text)
-        return
-    if options.only:
-        text = merged(PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0], text)
-    put(BEGIN, text)
+    publish(BEGIN, text, options)
 
 
 if __name__ == "__main__":

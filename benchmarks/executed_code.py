@@ -220,13 +220,17 @@ def main() -> None:
     text = markdown(programs, table.facts)
     if missing:
         text += f"\nNot here: {', '.join(missing)}.\n"
+    publish(BEGIN, text, options)
+
+
+def publish(begin: str, text: str, options: argparse.Namespace) -> None:
+    """Print the table, or write it into the page, where rows that were not asked for stay."""
     if not options.write:
         print(text)
         return
     if options.only:
-        old = PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
-        text = merged(old, text)
-    put(BEGIN, text)
+        text = merged(PAGE.read_text(encoding="utf-8").partition(begin)[2].partition(END)[0], text)
+    put(begin, text)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,6 @@ class CpuLimit:
     cores: float | None  # None: no limit
     periods: int  # enforcement periods that have passed
     throttled_periods: int
-    throttled_s: float
 
 
 class ProcessId(NamedTuple):
@@ -300,7 +299,6 @@ class PodContainer:
     image: str
     image_digest: str  # "sha256:…"; "" if unknown
     kind: PodContainerKind
-    cpu_limit_cores: float | None
     gpus: float | None = 0.0  # requested, or a share of one; None: it claims devices by name
 
 

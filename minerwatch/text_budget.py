@@ -79,9 +79,7 @@ def _fitting(texts: Iterable[str], max_bytes: int) -> tuple[str, ...]:
     return tuple(kept)
 
 
-@lru_cache(maxsize=1024)
-def _cached(text: str) -> str:
-    return text
+_cached = lru_cache(maxsize=1024)(str)
 
 
 def shared(text: str) -> str:

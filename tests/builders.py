@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
-from minerwatch.config.schema import CircuitBreaker, CullBudget, Culling
+import yaml
+
+from minerwatch.config.reader import load
+from minerwatch.config.schema import CircuitBreaker, Config, CullBudget, Culling
 from minerwatch.detection.judge import score_of
 from minerwatch.detection.sigma.lists import Lists
 from minerwatch.detection.sigma.rule import Rule, SkippedRule, rule_of
@@ -28,6 +32,14 @@ from minerwatch.model import (
     Signal,
     Verdict,
 )
+
+
+def config_of(tree: object) -> Config:
+    """The configuration of a file with this content. Raises ConfigError."""
+    with NamedTemporaryFile("w", encoding="utf-8", suffix=".yml") as file:
+        yaml.safe_dump(tree, file, allow_unicode=True)
+        file.flush()
+        return load(Path(file.name))
 
 
 def parse_rule(path: Path, text: str, lists: Lists) -> Rule | SkippedRule:
@@ -62,7 +74,7 @@ def make_pod_container(
 ) -> PodContainer:
     """A pod's main container."""
     kind = PodContainerKind.MAIN
-    return replace(PodContainer(container_id, name, "image:1", "", kind, None), **changes)
+    return replace(PodContainer(container_id, name, "image:1", "", kind), **changes)
 
 
 def make_container(container_id: str = "c1", pod_uid: str = "uid-1", **changes: Any) -> Container:

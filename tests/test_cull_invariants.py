@@ -665,9 +665,7 @@ class Cluster(RuleBasedStateMachine):
             annotations={},
             environment={},
             owners=_owners(kind),
-            containers=(
-                PodContainer(f"c-{uid}", "notebook", "i", "", PodContainerKind.MAIN, None),
-            ),
+            containers=(PodContainer(f"c-{uid}", "notebook", "i", "", PodContainerKind.MAIN),),
             mirror_uid=f"mirror-{uid}" if kind == "static" else "",
             is_ending=False,
         )

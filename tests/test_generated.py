@@ -20,9 +20,9 @@ from generate.names import ROOT
 from generate.settings import Setting, settings, written
 from generate.values_schema import SCHEMA, schema
 from minerwatch.cli.main import cli
-from minerwatch.config.reader import parse
 from minerwatch.config.schema import Config
 from minerwatch.config.values import Duration, duration_s
+from tests.builders import config_of
 
 _RENEW = "run: make generate"
 
@@ -45,11 +45,11 @@ def test_the_chart_readme_has_the_values_as_they_are() -> None:
 
 def test_every_example_of_the_page_is_a_configuration() -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert parse(yaml.safe_load(blocks[0]), "the defaults") == Config()
+    assert config_of(yaml.safe_load(blocks[0])) == Config()
     examples = [block for block in blocks[1:] if not block.startswith("kind: ")]  # a cluster's
     assert examples
     for block in examples:
-        parse(yaml.safe_load(block), "an example")
+        config_of(yaml.safe_load(block))
 
 
 def test_every_setting_says_what_it_is() -> None:

@@ -18,8 +18,8 @@ from benchmarks.scale import (
     restart_row,
     with_paper,
 )
-from minerwatch.config.reader import parse
 from minerwatch.config.schema import CullBudget
+from tests.builders import config_of
 from tests.deploy.chart import check_as_the_api_server
 
 WEAK = Traits(seats=3, queue_places=10, queue_s=5.0, list_seats=2)
@@ -54,7 +54,7 @@ def test_the_pages_examples_are_taken() -> None:
             elif "podMonitor" in document:
                 assert document["podMonitor"].keys() <= chart_values()["podMonitor"].keys()
             else:
-                parse(document, "an example")
+                config_of(document)
 
 
 @pytest.mark.parametrize("away_s", [0.0, 30.0])

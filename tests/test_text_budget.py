@@ -11,8 +11,8 @@ from minerwatch.agent.tracked import TrackedProcess
 from minerwatch.detection.facts import static_facts
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma.rule import Rule
-from minerwatch.model import Process, ProcessId
 from minerwatch.text_budget import GAP, both_ends, fattest_over, shared, size_of, water_level
+from tests.builders import make_process
 from tests.detection.sigma.test_rule import parsed
 
 _LEAST_BYTES = 200  # headers of a str, a tuple and the gap
@@ -63,23 +63,7 @@ def test_whoever_keeps_less_than_the_mean_never_gives_way(kept: dict[str, int]) 
 
 
 def process(command_line: str) -> TrackedProcess:
-    found = TrackedProcess(
-        Process(
-            id=ProcessId(1, 1),
-            parent_pid=0,
-            comm="worker",
-            command_line=command_line,
-            image="/bin/worker",
-            current_directory="/",
-            uid=0,
-            user="root",
-            exe_deleted=False,
-            exe_in_memory=False,
-            command_line_hidden=False,
-            kernel_thread=False,
-            program=1,
-        )
-    )
+    found = TrackedProcess(make_process(1, command_line=command_line))
     bound_text(found, None)
     return found
 

@@ -135,6 +135,11 @@ class MonitoredNode:
             public=public,
         )
 
+    def namespace_of(self, container: Container) -> str:
+        """Return the namespace of the container's pod; "": it has none, or it is unknown."""
+        identity = self.identity(container)
+        return identity.pod.namespace if identity else ""
+
     def _is_sandbox(self, observation: Observation) -> bool:
         identity = self.identity(observation.container)
         return (

@@ -91,13 +91,10 @@ class Publisher:
     def _publish_figures(self, summary: TickSummary, duration_s: float) -> None:
         metrics, cluster = self._telemetry.metrics, self._parts.cluster
         for container, level, cpu_s in summary.flagged_cpu_s:
-            identity = self._parts.node.identity(container)
-            namespace = identity.pod.namespace if identity else ""
-            metrics.flagged_cpu(namespace, level, cpu_s)
+            metrics.flagged_cpu(self._parts.node.namespace_of(container), level, cpu_s)
         gpus = summary.gpus
         for container, level, gpu_s, joules in gpus.flagged:
-            identity = self._parts.node.identity(container)
-            metrics.flagged_gpu(identity.pod.namespace if identity else "", level, gpu_s, joules)
+            metrics.flagged_gpu(self._parts.node.namespace_of(container), level, gpu_s, joules)
         metrics.gpus_seen(GpuFigures(gpus.sources, gpus.attributions, gpus.unrequested))
         for probe, probe_s in summary.probe_s.items():
             metrics.probe_took(probe, probe_s)
@@ -146,8 +143,7 @@ class Publisher:
         """Record a change of verdict and log it, with the number of lines dropped before it."""
         self._parts.recorder.record_verdict(observation, previous, level, delay_s)
         container = observation.container
-        identity = self._parts.node.identity(container)
-        namespace = identity.pod.namespace if identity else ""
+        namespace = self._parts.node.namespace_of(container)
         key = f"{container.cgroup} {container.cgroup_inode}"
         left_out = self._log_limit.lines_before(key, namespace, level, self._parts.now_s())
         if left_out is None:
@@ -163,8 +159,7 @@ class Publisher:
         node, cluster = self._parts.node, self._parts.cluster
         for each in observations if self._parts.notifier.receivers else ():
             if cluster is None or cluster.may_announce(each.container):
-                identity = node.identity(each.container)
-                namespace = identity.pod.namespace if identity else ""
+                namespace = node.namespace_of(each.container)
                 status = partial(self._status_for_people, each)
                 self._parts.notifier.announce(each.verdict, namespace, status)
 

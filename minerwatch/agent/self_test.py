@@ -73,6 +73,6 @@ def _reason_against(config: Config, book: RuleBook, watch: Watch) -> str:
         return "switched off (probes.canary)"
     if all(rule.id != canary.RULE for rule in book.rules):
         return "its rule is not in force (built_in_rules)"
-    if not watch.is_watched(os.getpid()):
+    if watch.container_of(os.getpid()) is None:
         return "the agent itself runs in no container that it watches"
     return ""

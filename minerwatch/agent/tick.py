@@ -264,11 +264,6 @@ class Watch:
         with self._lock:
             return self._sources.cgroups.container_of(pid)
 
-    def is_watched(self, pid: int) -> bool:
-        """Return True if a process runs in a container that is watched."""
-        with self._lock:
-            return self._sources.cgroups.container_of(pid) is not None
-
     def recheck(self) -> None:
         """Check at the next tick that every process is still the same program."""
         with self._lock:

@@ -120,20 +120,17 @@ def encode(order: object) -> bytes:
     return msgspec.json.encode(order)
 
 
-def decode(body: bytes, kind: type[_Kind]) -> _Kind:
+def decode(body: bytes, kind: type[_Kind], problem: str = "that is no order") -> _Kind:
     """Return an order of ``kind``. Raises OrderError if it is invalid."""
     try:
         return msgspec.json.decode(body, type=kind)
     except NOT_JSON as error:
-        raise OrderError(f"that is no order: {error}") from error
+        raise OrderError(f"{problem}: {error}") from error
 
 
 def history_answer(body: bytes) -> NodeHistory:
     """Return the incidents of a node. Raises OrderError if the answer is invalid."""
-    try:
-        return msgspec.json.decode(body, type=NodeHistory)
-    except NOT_JSON as error:
-        raise OrderError(f"the agent's answer cannot be understood: {error}") from error
+    return decode(body, NodeHistory, "the agent's answer cannot be understood")
 
 
 def answer_of(body: bytes, kind: type[_Kind]) -> _Kind:

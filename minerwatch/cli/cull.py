@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import click
-import msgspec
 
 from minerwatch.api import orders
 from minerwatch.api.types import CullAnswer
@@ -13,7 +12,6 @@ from minerwatch.cli.completion import complete_pod
 from minerwatch.cli.fleet_source import AnySource, Connect, source_options
 from minerwatch.cli.options import output_option
 from minerwatch.culling.records import AuditLine
-from minerwatch.errors import NOT_JSON, OrderError
 from minerwatch.kinds import Action
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.culling_text import cull_text, simulation_text
@@ -103,8 +101,5 @@ def _show_past(source: AnySource, hours: float, output: str) -> None:
 
 def decoded_lines(node: str, answer: bytes) -> list[AuditLine]:
     """Return the simulation that an agent answered. Raises OrderError."""
-    try:
-        return msgspec.json.decode(answer, type=list[AuditLine])
-    except NOT_JSON as error:
-        where = f"node {node}: " if node else ""
-        raise OrderError(f"{where}the agent's answer cannot be parsed: {error}") from error
+    where = f"node {node}: " if node else ""
+    return orders.decode(answer, list[AuditLine], f"{where}the agent's answer cannot be parsed")

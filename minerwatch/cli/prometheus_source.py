@@ -123,20 +123,6 @@ def past_of(ask: _Ask, since_s: float, until_s: float) -> Past:
     return Past(histories, queries.missing(set(recorded)), queries.measured())
 
 
-def expressions(span: str, step_s: int) -> list[str]:
-    """Return all queries."""
-    asked: list[str] = []
-
-    def ask(expression: str) -> list[tuple[Labels, float]]:
-        asked.append(expression)
-        return []
-
-    queries = _Queries(ask, span, step_s)
-    queries.recorded(), queries.incidents(0.0), queries.unlisted(), queries.missing(set())
-    queries.measured()
-    return asked
-
-
 class _Queries:
     """The queries over one time, in steps of seconds."""
 

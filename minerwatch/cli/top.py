@@ -164,7 +164,7 @@ def _open_screen(source: AnySource, view: View, terminal: Terminal) -> None:
     from minerwatch.cli.top_screen.sources import ClusterWatched, NodeWatched
 
     watched = NodeWatched(source) if isinstance(source, Source) else ClusterWatched(source)
-    opening.show(watched, view, terminal, ByHand(watched.ordered))
+    opening.show(watched, view, terminal, ByHand(source.ordered))
 
 
 def _read(

@@ -145,7 +145,7 @@ class _Visit:
             if check is not None:
                 check(value)
         except msgspec.ValidationError as error:
-            below, text = in_words(error)
+            below, text = _in_words(error)
             yield Fault(_line(node), _joined(key, below), text + self._hint(node, inner))
         except ConfigError as error:
             yield Fault(_line(node), key, str(error))
@@ -176,7 +176,7 @@ def suggestion(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def in_words(error: msgspec.ValidationError) -> tuple[str, str]:
+def _in_words(error: msgspec.ValidationError) -> tuple[str, str]:
     """Return the key of msgspec's ``… - at `$.node.proc```, and the rest in plain words."""
     text, _, path = printable(str(error)).partition(" - at ")
     key = path.strip("`").removeprefix("$").removeprefix(".")

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import yaml
 
-from minerwatch.config.faults import Checked, Checker, in_words
+from minerwatch.config.faults import Checked, Checker
 from minerwatch.config.hours import Hours, hours
 from minerwatch.config.schema import Config
 from minerwatch.config.selectors import Selector, selector
@@ -75,19 +74,6 @@ def checked(path: Path, checks: Checks | None = None) -> Checked:
         raise ConfigError(f"{path}{_line_of(error)}: {_problem(error)}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deeply") from error
-
-
-def parse(tree: Any, source: str) -> Config:
-    """Convert a parsed YAML ``tree``; raises ConfigError, prefixed by ``source``."""
-    try:
-        config = msgspec.convert(tree, Config, dec_hook=_decode)
-        host_and_port(config.listen)
-    except msgspec.ValidationError as error:
-        key, text = in_words(error)
-        raise ConfigError(f"{source}: {key or 'the whole file'}: {text}") from error
-    except ConfigError as error:
-        raise ConfigError(f"{source}: listen: {error}") from error
-    return config
 
 
 _BY_CPU_TIME = "removed; CPU time of the container earns looks now. Use examination.cpu_per_look"

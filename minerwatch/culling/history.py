@@ -132,18 +132,10 @@ class History:
             for record in self.of_pod(pod_uid)
         )
 
-    def has_labelled(self, pod_uid: str) -> bool:
-        """Return True if minerwatch has labelled the pod."""
+    def has_record(self, pod_uid: str, action: Action, outcome: Outcome) -> bool:
+        """Return True if an action on the pod came to that outcome."""
         return any(
-            (record.action, record.outcome) == (Action.LABEL, Outcome.DONE)
-            for record in self.of_pod(pod_uid)
-        )
-
-    def is_unknown_to_hub(self, pod_uid: str) -> bool:
-        """Return True if the hub said that it runs no server in the pod."""
-        return any(
-            (record.action, record.outcome) == (Action.STOP_SERVER, Outcome.FAILED)
-            for record in self.of_pod(pod_uid)
+            (record.action, record.outcome) == (action, outcome) for record in self.of_pod(pod_uid)
         )
 
     def has_dry_run(self, pod_uid: str, action: Action, processes: Iterable[ProcessId]) -> bool:

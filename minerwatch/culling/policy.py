@@ -49,7 +49,7 @@ from minerwatch.culling.proof import (
 from minerwatch.culling.records import ENGINE_ACTIONS, PROCESS_ACTIONS, ActionRecord, Case, Moment
 from minerwatch.detection.judge import CULLABLE
 from minerwatch.kube.attributions import HubServer, hub_server
-from minerwatch.model import Action, Container, ContainerKind, Level, Pod
+from minerwatch.model import Action, Container, ContainerKind, Level, Outcome, Pod
 
 ALWAYS_PROTECTED = ("kube-system", "kube-public", "kube-node-lease")
 """Namespaces that no configuration opens; the agent's own is added."""
@@ -164,8 +164,8 @@ class _Evaluation:
         pod = self.case.pod
         if not self.settings.hub.url or self._is_tenants_own or pod is None:
             return None
-        if self.history.is_unknown_to_hub(pod.uid):
-            return None
+        if self.history.has_record(pod.uid, Action.STOP_SERVER, Outcome.FAILED):
+            return None  # the hub said that it runs no server in the pod
         return hub_server(self.case.owners)
 
     @property
@@ -355,7 +355,8 @@ class _Evaluation:
             return False
         if proposed is Action.LABEL:
             label = self.settings.quarantine_label
-            return self.history.has_labelled(pod.uid) and pod.labels.get(label.key) == label.value
+            is_ours = self.history.has_record(pod.uid, Action.LABEL, Outcome.DONE)
+            return is_ours and pod.labels.get(label.key) == label.value
         return proposed is Action.STOP and self.case.stopped.issuperset(processes)
 
     def _budget_objections(self) -> Iterator[Objection]:

@@ -170,7 +170,6 @@ class PodParser:
             image=self._share(container.image or ""),
             image_digest=self._share(digest[0] if digest else ""),
             kind=kind,
-            cpu_limit_cores=_cores(resources.limits),
             gpus=None if resources.claims else _gpus(resources),
         )
 
@@ -215,11 +214,6 @@ def quantity(text: str | float) -> float | None:
     value = float(f"{number}e{exponent}") if exponent else float(number)
     value *= _PER_SUFFIX.get(suffix, 1.0)
     return value if math.isfinite(value) else None
-
-
-def _cores(amounts: Mapping[str, str | int | float | None] | None) -> float | None:
-    cpu = (amounts or {}).get("cpu")
-    return None if cpu is None else quantity(cpu)
 
 
 def _gpus(resources: objects.Resources) -> float:

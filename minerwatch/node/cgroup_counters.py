@@ -135,11 +135,10 @@ class CpuCounters:
             state.limit_tick = tick
             state.limit_cores, state.limited_by = self._tightest(state.path)
         if state.limited_by is None or state.limit_cores is None:
-            return CpuLimit(None, 0, 0, 0.0)
+            return CpuLimit(None, 0, 0)
         stat = numbers(self._files.content(state.limited_by + b"/cpu.stat") or b"")
-        throttled_s = stat.get(b"throttled_usec", 0) / 1e6 + stat.get(b"throttled_time", 0) / 1e9
         periods, throttled = stat.get(b"nr_periods", 0), stat.get(b"nr_throttled", 0)
-        return CpuLimit(state.limit_cores, periods, throttled, throttled_s)
+        return CpuLimit(state.limit_cores, periods, throttled)
 
     def waited_s(self, state: ContainerState) -> float | None:
         """Return how long some thread has waited for a CPU (accounting/psi.rst); v1: None."""

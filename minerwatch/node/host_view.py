@@ -248,5 +248,4 @@ def _pod_container(container: Container, name: str, found: EngineContainer | Non
         image=found.image if found else "",
         image_digest="",
         kind=PodContainerKind.MAIN,
-        cpu_limit_cores=None,
     )

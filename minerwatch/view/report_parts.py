@@ -123,11 +123,6 @@ def tables(report: Report, most: int) -> list[Table]:
     ]
 
 
-def notes(report: Report) -> list[tuple[str, str, str]]:
-    """Return node, text and detail of all that is missing; node and detail are text of others."""
-    return [(each.node, each.text, each.detail) for each in report.notes]
-
-
 def hours(value: float | None) -> str:
     """Return hours as text."""
     if value is None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+from rich.cells import cell_len
 
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.abuse_report import PROMETHEUS, Report, ReportedIncident
@@ -21,7 +23,6 @@ from minerwatch.view.report_parts import (
     done,
     facts,
     left_out,
-    notes,
     tables,
     title,
 )
@@ -61,14 +62,23 @@ def _text_lines(report: Report) -> Iterator[str]:
         yield table.title.upper()
         yield from _text_table(table)
     yield from ("", "NOT IN THESE FIGURES")
-    missing = notes(report)
-    for node, said, detail in missing[:_MAX_NOTES]:
-        of = f"{_shown(Name(node), _MAX_CELL)}: " if node else ""
-        yield f"- {of}{said}{f': {_shown(Name(detail), _MAX_TEXT)}' if detail else ''}"
-    if not missing:
+    yield from _notes(
+        report,
+        lambda node: _shown(Name(node), _MAX_CELL),
+        lambda detail: _shown(Name(detail), _MAX_TEXT),
+    )
+
+
+def _notes(
+    report: Report, node: Callable[[str], str], detail: Callable[[str], str]
+) -> Iterator[str]:
+    for each in report.notes[:_MAX_NOTES]:
+        of = f"{node(each.node)}: " if each.node else ""
+        yield f"- {of}{each.text}{f': {detail(each.detail)}' if each.detail else ''}"
+    if not report.notes:
         yield "Nothing is known to be missing."
-    if len(missing) > _MAX_NOTES:
-        yield f"- and {len(missing) - _MAX_NOTES:,} more"
+    if len(report.notes) > _MAX_NOTES:
+        yield f"- and {len(report.notes) - _MAX_NOTES:,} more"
 
 
 def _scope(report: Report) -> str:
@@ -87,7 +97,7 @@ def _text_table(table: Table) -> Iterator[str]:
     titles = [column.title for column in table.columns]
     cells = [[_shown(cell, _MAX_CELL) for cell in row.cells] for row in table.rows]
     columns = zip(titles, *cells, strict=True)
-    widths = [max(_width(cell) for cell in column) for column in columns]
+    widths = [max(map(cell_len, column)) for column in columns]
     right = [column.is_number for column in table.columns]
     for index, line in enumerate([titles, *cells]):
         filled = (
@@ -99,12 +109,6 @@ def _text_table(table: Table) -> Iterator[str]:
             yield f"    {_shown(below, _MAX_TEXT)}"
     if more := left_out(table):
         yield more
-
-
-def _width(cell: str) -> int:
-    from rich.cells import cell_len
-
-    return cell_len(cell)
 
 
 def _shown(cell: str, most: int) -> str:
@@ -131,13 +135,7 @@ def _markdown_lines(report: Report) -> Iterator[str]:
         yield from ("", f"## {table.title}", "")
         yield from _markdown_table(table)
     yield from ("", "## Not in these figures", "")
-    missing = notes(report)
-    for node, said, detail in missing[:_MAX_NOTES]:
-        yield f"- {f'{code(node)}: ' if node else ''}{said}{f': {code(detail)}' if detail else ''}"
-    if not missing:
-        yield "Nothing is known to be missing."
-    if len(missing) > _MAX_NOTES:
-        yield f"- and {len(missing) - _MAX_NOTES:,} more"
+    yield from _notes(report, code, code)
 
 
 def _markdown_table(table: Table) -> Iterator[str]:

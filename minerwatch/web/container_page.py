@@ -15,7 +15,7 @@ from minerwatch.view.lines import Line
 from minerwatch.view.selection import place
 from minerwatch.web.chart import cpu_chart
 from minerwatch.web.html import Child, Markup, tag
-from minerwatch.web.layout import DAY_S, View, ago, cell, chart_key, level_mark, page, table
+from minerwatch.web.layout import DAY_S, View, ago, cell, chart_key, level_mark, more, page, table
 
 _MAX_PROCESSES = 50
 _COMMAND_LENGTH = 600
@@ -99,20 +99,12 @@ def _processes(status: ContainerStatus) -> Child:
     if not listed:
         return None
     found = {finding.pid for finding in status.findings}
-    titles = [
-        tag("th", text, class_=class_, scope="col")
-        for text, class_ in (
-            *(("PID", "n"), ("CPU", "n"), ("Name", None), ("Executes", None), ("User", None)),
-            ("Command line", None),
-        )
-    ]
-    more = status.process_count - len(listed)
+    rows = [_process(each, is_found=each.pid in found) for each in listed]
+    titles = ("PID", "CPU", "Name", "Executes", "User", "Command line")
     return (
         tag("h2", counted(status.process_count, "process", "processes")),
-        table(titles, [_process(each, is_found=each.pid in found) for each in listed]),
-        tag("p", f"… and {more:,} more: minerwatch explain lists them", class_="dim")
-        if more > 0
-        else None,
+        table(titles, rows, ("PID", "CPU")),
+        more(status.process_count - len(listed), ": minerwatch explain lists them"),
     )
 
 

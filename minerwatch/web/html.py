@@ -40,9 +40,17 @@ def style(css: str) -> Markup:
     return Markup(f"<style>{css}</style>")
 
 
-def document(*children: Child) -> str:
-    """Return a whole page."""
-    return f"<!doctype html>\n{tag('html', *children, lang='en')}\n"
+def document(title: str, css: str, *body: Child, meta: Child = None) -> str:
+    """Return a whole page; ``meta``: further elements of its head."""
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        meta,
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title),
+        style(css),
+    )
+    return f"<!doctype html>\n{tag('html', head, tag('body', body), lang='en')}\n"
 
 
 def _parts(children: Iterable[Child]) -> Iterator[str]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import quote
 
 from minerwatch.api.journal import container_key
 from minerwatch.api.types import AgentStatus, ContainerStatus
-from minerwatch.format import age
+from minerwatch.format import age, counted
 from minerwatch.kinds import MachineTotals
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.agent_summary import agents_line
 from minerwatch.view.journal_history import History
-from minerwatch.web.html import Child, Markup, document, style, tag
+from minerwatch.web.html import Child, Markup, document, tag
 from minerwatch.web.style import CSS
 
 NO_JOURNAL = (
@@ -46,47 +46,41 @@ def page(view: View, title: str, *children: Child, path: str = "", refresh_s: in
     node = printable(view.agent.node, _NAME_LENGTH)
     hidden = "" if view.shows_arguments else " · arguments, connections and users are hidden"
     return document(
+        f"{title} · {node} · minerwatch",
+        CSS,
+        tag("header", tag("nav", tag("strong", f"minerwatch on {node}"), _links(path))),
+        tag("main", _staleness(view), *children),
         tag(
-            "head",
-            tag("meta", charset="utf-8"),
-            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            tag("meta", http_equiv="refresh", content=refresh_s) if refresh_s else None,
-            tag("title", f"{title} · {node} · minerwatch"),
-            style(CSS),
+            "footer",
+            tag("p", f"{agents_line([view.agent])}{hidden}"),
+            tag("p", f"as of {view.now:%Y-%m-%d %H:%M:%S} UTC"),
         ),
-        tag(
-            "body",
-            tag("header", tag("nav", tag("strong", f"minerwatch on {node}"), _links(path))),
-            tag("main", _staleness(view), *children),
-            tag(
-                "footer",
-                tag("p", f"{agents_line([view.agent])}{hidden}"),
-                tag("p", f"as of {view.now:%Y-%m-%d %H:%M:%S} UTC"),
-            ),
-        ),
+        meta=tag("meta", http_equiv="refresh", content=refresh_s) if refresh_s else None,
     )
 
 
 def error_page(title: str, text: str) -> str:
     """Return a page with an error."""
+    now = tag("p", tag("a", "Now", href="/"))
     return document(
-        tag(
-            "head",
-            tag("meta", charset="utf-8"),
-            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            tag("title", f"{title} · minerwatch"),
-            style(CSS),
-        ),
-        tag(
-            "body",
-            tag("main", tag("h1", title), tag("p", text), tag("p", tag("a", "Now", href="/"))),
-        ),
+        f"{title} · minerwatch", CSS, tag("main", tag("h1", title), tag("p", text), now)
     )
 
 
-def table(titles: Iterable[Child], rows: Iterable[Markup]) -> Markup:
-    """Return a table; on a phone each row stands as a block."""
-    return tag("table", tag("thead", tag("tr", titles)), tag("tbody", rows))
+def table(
+    titles: Iterable[Child], rows: Iterable[Markup], numbers: Collection[Child] = ()
+) -> Markup:
+    """Return a table, on a phone a block for each row; ``numbers``: titles of such columns."""
+    heads = (
+        tag("th", each, class_="n" if each in numbers else None, scope="col") for each in titles
+    )
+    return tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows))
+
+
+def more(count: int, advice: str = "", *, of: str = "") -> Markup | None:
+    """Return a line on rows that are left out; None: there are none."""
+    left_out = counted(count, of) if of else f"{count:,}"
+    return tag("p", f"… and {left_out} more{advice}", class_="dim") if count > 0 else None
 
 
 def cell(text: Child, class_: str = "", label: str | None = None) -> Markup:

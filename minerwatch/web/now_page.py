@@ -25,12 +25,23 @@ from minerwatch.web.layout import (
     chart_key,
     container_link,
     level_mark,
+    more,
     page,
     page_key,
     table,
 )
 
-SORTED_BY = ("score", "cpu", "hours", "gpu", "owner", "name")
+_TITLES = ("Score", "Level", "Container", "CPU", "CPU hours", "GPU", "Executes", "Owner", "Since")
+_NUMBERS = ("Score", "CPU", "CPU hours", "GPU")
+_SORTS = {
+    "Score": "score",
+    "CPU": "cpu",
+    "CPU hours": "hours",
+    "GPU": "gpu",
+    "Owner": "owner",
+    "Container": "name",
+}
+SORTED_BY = tuple(_SORTS.values())
 _REFRESH_S = 30
 _MAX_ROWS = 300
 _OWNER_LENGTH = 64
@@ -55,9 +66,7 @@ def now_page(view: View, *, sort: str = "score", shows_all: bool = False) -> str
         _table(rows[:_MAX_ROWS], view, key, shows_all=shows_all)
         if rows
         else tag("p", "No container is busy or flagged."),
-        tag("p", f"… and {len(rows) - _MAX_ROWS:,} more: minerwatch top lists them", class_="dim")
-        if len(rows) > _MAX_ROWS
-        else None,
+        more(len(rows) - _MAX_ROWS, ": minerwatch top lists them"),
         _idle_link(view.statuses, key, shown=len(rows), shows_all=shows_all),
         _last_day(view),
         path="/",
@@ -83,32 +92,18 @@ def _notices(view: View) -> Iterator[Markup]:
         )
 
 
-def _table(
-    rows: Sequence[ContainerStatus], view: View, key: str, *, shows_all: bool
-) -> Markup:  # fmt: skip
+def _table(rows: Sequence[ContainerStatus], view: View, key: str, *, shows_all: bool) -> Markup:
     """Return the table; GPUs have a column where some container uses one."""
     has_gpus = any(each.gpu for each in rows)
-    titles = _titles(key, shows_all=shows_all, has_gpus=has_gpus)
-    return table(titles, [_row(each, view, has_gpus=has_gpus) for each in rows])
 
-
-def _titles(key: str, *, shows_all: bool, has_gpus: bool) -> list[Markup]:
-    def title(text: str, sort: str = "", class_: str | None = None) -> Markup:
+    def head(title: str) -> Child:
+        sort = _SORTS.get(title, key)
         href = f"/?sort={sort}{'&all=1' if shows_all else ''}"
-        link: Child = tag("a", text, href=href) if sort and sort != key else text
-        return tag("th", link, class_=class_, scope="col")
+        return title if sort == key else tag("a", title, href=href)
 
-    return [
-        title("Score", "score", "n"),
-        title("Level"),
-        title("Container", "name"),
-        title("CPU", "cpu", "n"),
-        title("CPU hours", "hours", "n"),
-        *([title("GPU", "gpu", "n")] if has_gpus else []),
-        title("Executes"),
-        title("Owner", "owner"),
-        title("Since"),
-    ]
+    titles = [head(each) for each in _TITLES if each != "GPU" or has_gpus]
+    drawn = [_row(each, view, has_gpus=has_gpus) for each in rows]
+    return table(titles, drawn, [head(each) for each in _NUMBERS])
 
 
 def _row(status: ContainerStatus, view: View, *, has_gpus: bool) -> Markup:

@@ -8,7 +8,16 @@ from minerwatch.view.screen.containers import View as Choice
 from minerwatch.view.screen.processes import ProcessRow, process_rows
 from minerwatch.view.selection import place
 from minerwatch.web.html import Markup, tag
-from minerwatch.web.layout import View, cell, container_link, level_mark, page, page_key, table
+from minerwatch.web.layout import (
+    View,
+    cell,
+    container_link,
+    level_mark,
+    more,
+    page,
+    page_key,
+    table,
+)
 
 _MAX_ROWS = 200
 _COMMAND_LENGTH = 300
@@ -22,25 +31,18 @@ def processes_page(view: View) -> str:
     rows = process_rows(view.statuses, _CHOICE)
     has_gpus = any(each.gpus is not None for each in rows)
     title = "Processes by CPU"
-    titles = [
-        tag("th", text, class_="n" if text in ("CPU", "GPU", "PID") else None, scope="col")
-        for text in ("CPU", "GPU", "PID", "Process", "Executes", "Container", "Owner")
-        if text != "GPU" or has_gpus
-    ]
+    numbers = ("CPU", "GPU", "PID") if has_gpus else ("CPU", "PID")
+    titles = (*numbers, "Process", "Executes", "Container", "Owner")
+    listed = [_row(each, view, has_gpus=has_gpus) for each in rows[:_MAX_ROWS]]
     return page(
         view,
         title,
         tag("h1", title),
-        table(titles, [_row(each, view, has_gpus=has_gpus) for each in rows[:_MAX_ROWS]])
-        if rows
-        else tag("p", "No process is busy or flagged."),
-        tag("p", f"… and {len(rows) - _MAX_ROWS:,} more: minerwatch top --processes lists them",
-            class_="dim")
-        if len(rows) > _MAX_ROWS
-        else None,
+        table(titles, listed, numbers) if rows else tag("p", "No process is busy or flagged."),
+        more(len(rows) - _MAX_ROWS, ": minerwatch top --processes lists them"),
         path="/processes",
         refresh_s=_REFRESH_S,
-    )  # fmt: skip
+    )
 
 
 def _row(row: ProcessRow, view: View, *, has_gpus: bool) -> Markup:

@@ -15,15 +15,14 @@ from minerwatch.view.report_parts import (
     hours,
     left_out,
     money,
-    notes,
     recorded_share,
     seconds,
     tables,
     title,
 )
 from minerwatch.web.chart import gap_pattern, rounded_up
-from minerwatch.web.html import Markup, document, style, tag
-from minerwatch.web.layout import cell, level_mark, table
+from minerwatch.web.html import Markup, document, tag
+from minerwatch.web.layout import cell, level_mark, more, table
 from minerwatch.web.style import CSS, REPORT_CSS, source_of
 
 _MOST_ROWS = 200
@@ -38,48 +37,36 @@ _MOST_LABELS = 10
 _FEW = 4  # columns of a table that needs little width
 _SHORT = 16  # characters of a word that is not broken
 _LEVELS = ("suspicious", "likely", "confirmed")
+_FOOT = (
+    "By minerwatch. It shows what ran, not the culprit: an owner may be the victim of a break-in."
+    " Secrets are masked as far as they are known as such."
+)
 
 
 def report_page(report: Report) -> str:
     """Return the page."""
     heading = title(report)
+    is_whole = not report.missing and (report.recorded_share or 0.0) >= 0.995
     return document(
+        f"{heading} · minerwatch",
+        _CSS,
         tag(
-            "head",
-            tag("meta", charset="utf-8"),
-            tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            tag("meta", name="referrer", content="no-referrer"),
-            tag("title", f"{heading} · minerwatch"),
-            style(_CSS),
+            "main",
+            tag("h1", heading),
+            tag("p", _scope(report), class_="dim"),
+            tag("p", coverage(report), class_=None if is_whole else "notice"),
+            _cards(report),
+            tag("dl", [(tag("dt", each.label), tag("dd", each.value)) for each in facts(report)]),
+            _chart(report),
+            [_table(each) for each in tables(report, _MOST_ROWS)],
+            _notes(report),
         ),
-        tag(
-            "body",
-            tag(
-                "main",
-                tag("h1", heading),
-                tag("p", _scope(report), class_="dim"),
-                tag("p", coverage(report), class_=None if _is_whole(report) else "notice"),
-                _cards(report),
-                _summary(report),
-                _chart(report),
-                [_table(each) for each in tables(report, _MOST_ROWS)],
-                _notes(report),
-            ),
-            tag(
-                "footer",
-                tag(
-                    "p",
-                    "By minerwatch. It shows what ran, not the culprit: an owner may be the victim"
-                    " of a break-in. Secrets are masked as far as they are known as such.",
-                ),
-            ),
+        tag("footer", tag("p", _FOOT)),
+        meta=(
+            tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+            tag("meta", name="referrer", content="no-referrer"),
         ),
     )
-
-
-def _is_whole(report: Report) -> bool:
-    return not report.missing and (report.recorded_share or 0.0) >= 0.995
 
 
 def _scope(report: Report) -> str:
@@ -106,10 +93,6 @@ def _cards(report: Report) -> Markup:
         tag("div", tag("strong", value), tag("span", text), class_="card") for value, text in shown
     )
     return tag("div", cards, class_="cards")
-
-
-def _summary(report: Report) -> Markup:
-    return tag("dl", [(tag("dt", each.label), tag("dd", each.value)) for each in facts(report)])
 
 
 def _chart(report: Report) -> Markup | None:
@@ -162,17 +145,15 @@ def _table(part: Table) -> list[Markup | None]:
     about = tag("p", part.about, class_="dim") if part.about else None
     if not part.rows:
         return [tag("h2", part.title), tag("p", part.empty)]
-    titles = [
-        tag("th", each.title, class_="n" if each.is_number else None, scope="col")
-        for each in part.columns
-    ]
-    more = left_out(part)
-    drawn = table(titles, [_row(part, row) for row in part.rows])
+    titles = [each.title for each in part.columns]
+    numbers = [each.title for each in part.columns if each.is_number]
+    rest = left_out(part)
+    drawn = table(titles, [_row(part, row) for row in part.rows], numbers)
     return [
         tag("h2", part.title),
         about,
         tag("div", drawn, class_="small") if len(part.columns) <= _FEW else drawn,
-        tag("p", f"… {more}", class_="dim") if more else None,
+        tag("p", f"… {rest}", class_="dim") if rest else None,
     ]
 
 
@@ -200,14 +181,12 @@ def _class_of(text: str, shown: str) -> str:
 
 def _notes(report: Report) -> list[Markup | None]:
     lines = []
-    missing = notes(report)
-    for node, said, detail in missing[:_MAX_NOTES]:
-        of = f"{printable(node, _NAME_LENGTH)}: " if node else ""
-        why = f": {printable(detail, _BELOW_LENGTH)}" if detail else ""
-        lines.append(tag("li", f"{of}{said}{why}"))
-    more = len(missing) - _MAX_NOTES
+    for each in report.notes[:_MAX_NOTES]:
+        of = f"{printable(each.node, _NAME_LENGTH)}: " if each.node else ""
+        why = f": {printable(each.detail, _BELOW_LENGTH)}" if each.detail else ""
+        lines.append(tag("li", f"{of}{each.text}{why}"))
     return [
         tag("h2", "Not in these figures"),
         tag("ul", lines) if lines else tag("p", "Nothing is known to be missing."),
-        tag("p", f"… and {more:,} more", class_="dim") if more > 0 else None,
+        more(len(report.notes) - _MAX_NOTES),
     ]

@@ -11,7 +11,7 @@ from minerwatch.kinds import Level
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.journal_history import ContainerHistory, History
 from minerwatch.web.chart import cpu_chart
-from minerwatch.web.html import Markup, tag
+from minerwatch.web.html import Child, Markup, tag
 from minerwatch.web.layout import (
     NO_JOURNAL,
     View,
@@ -20,6 +20,7 @@ from minerwatch.web.layout import (
     chart_key,
     container_link,
     level_mark,
+    more,
     page,
     table,
 )
@@ -73,23 +74,18 @@ def _summary(history: History) -> str:
     )
 
 
-def _flagged(history: History) -> list[Markup]:
+def _flagged(history: History) -> list[Child]:
     found = sorted(
         ((key, each) for key, each in history.containers.items() if each.flagged_core_s),
         key=lambda item: -item[1].flagged_core_s,
     )
     if not found:
         return []
-    titles = [
-        tag("th", text, class_=class_, scope="col")
-        for text, class_ in (
-            *(("CPU hours", "n"), ("Level", None), ("Container", None), ("Owner", None)),
-        )
-    ]
+    rows = [_flagged_row(key, each) for key, each in found[:_MAX_FLAGGED]]
     return [
         tag("h2", "Flagged containers by CPU"),
-        table(titles, [_flagged_row(key, each) for key, each in found[:_MAX_FLAGGED]]),
-        *_more(len(found) - _MAX_FLAGGED, "container"),
+        table(("CPU hours", "Level", "Container", "Owner"), rows, ("CPU hours",)),
+        more(len(found) - _MAX_FLAGGED, of="container"),
     ]
 
 
@@ -103,19 +99,16 @@ def _flagged_row(key: str, each: ContainerHistory) -> Markup:
     )
 
 
-def _verdicts(view: View, history: History) -> list[Markup]:
+def _verdicts(view: View, history: History) -> list[Child]:
     lines = [*history.verdicts][::-1]
     if not lines:
         return [tag("h2", "Changes of level"), tag("p", "None.")]
-    titles = [
-        tag("th", text, class_="n" if text == "CPU" else None, scope="col")
-        for text in ("When", "Level", "Container", "CPU", "Owner")
-    ]  # fmt: skip
+    rows = [_verdict_row(view, each) for each in lines[:_MAX_VERDICTS]]
     left_out = counted(history.left_out, "change")
     return [
         tag("h2", "Changes of level, newest first"),
-        table(titles, [_verdict_row(view, each) for each in lines[:_MAX_VERDICTS]]),
-        *_more(len(lines) - _MAX_VERDICTS + history.unlisted, "change"),
+        table(("When", "Level", "Container", "CPU", "Owner"), rows, ("CPU",)),
+        more(len(lines) - _MAX_VERDICTS + history.unlisted, of="change"),
         *(
             [tag("p", f"{left_out} more were not recorded: their owners had too many.")]
             if history.left_out
@@ -152,15 +145,15 @@ def _verdict_row(view: View, line: VerdictLine) -> Markup:
     )  # fmt: skip
 
 
-def _actions(view: View, history: History) -> list[Markup]:
+def _actions(view: View, history: History) -> list[Child]:
     lines = [*history.actions][::-1]
     if not lines:
         return [tag("h2", "Actions"), tag("p", "None.")]
-    titles = [tag("th", text, scope="col") for text in ("When", "Action", "Outcome", "Pod")]
+    rows = [_action_row(view, each) for each in lines[:_MAX_VERDICTS]]
     return [
         tag("h2", "Actions, newest first"),
-        table(titles, [_action_row(view, each) for each in lines[:_MAX_VERDICTS]]),
-        *_more(len(lines) - _MAX_VERDICTS, "action"),
+        table(("When", "Action", "Outcome", "Pod"), rows),
+        more(len(lines) - _MAX_VERDICTS, of="action"),
     ]
 
 
@@ -175,7 +168,7 @@ def _action_row(view: View, line: ActionLine) -> Markup:
     )
 
 
-def _gaps(history: History) -> list[Markup]:
+def _gaps(history: History) -> list[Child]:
     gaps = [each for each in history.gaps if each[1] - each[0] >= _LEAST_GAP_S]
     return [
         tag("h2", "Gaps and restarts"),
@@ -183,7 +176,7 @@ def _gaps(history: History) -> list[Markup]:
             " could not be written.", class_="dim"),
         tag("ul", [tag("li", text) for text in _gap_lines(gaps)]) if gaps
         else tag("p", "No gap."),
-        *_more(len(gaps) - _MAX_GAPS, "gap"),
+        more(len(gaps) - _MAX_GAPS, of="gap"),
         tag("p", _starts(history.agents)),
     ]  # fmt: skip
 
@@ -213,7 +206,3 @@ def _starts(agents: Iterable[AgentLine]) -> str:
         if crashes
         else (f"{text}.")
     )
-
-
-def _more(count: int, what: str) -> list[Markup]:
-    return [tag("p", f"… and {counted(count, what)} more", class_="dim")] if count > 0 else []

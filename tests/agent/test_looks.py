@@ -11,7 +11,7 @@ from minerwatch.probes.base import Suspect
 from tests.builders import make_process
 
 TICK_S = 10.0
-NO_LIMIT = CpuLimit(None, 0, 0, 0.0)
+NO_LIMIT = CpuLimit(None, 0, 0)
 
 
 def suspect(pid: int, owner: str) -> Suspect:
@@ -112,7 +112,7 @@ def test_a_container_at_its_limit_is_looked_at_whatever_its_cores() -> None:
     world = World()
     key = world.add("a", 1)
     world.add("b", 2)
-    world.limits[key] = CpuLimit(0.1, 0, 0, 0.0)
+    world.limits[key] = CpuLimit(0.1, 0, 0)
     for _ in range(12):
         world.tick({1: 0.98, 2: 0.98})
     looked_s = world.first_look_s(1)
@@ -126,8 +126,8 @@ def test_a_throttled_container_is_held_back_and_one_that_rests_is_not() -> None:
     world = World()
     bursty, calm = world.add("a", 1), world.add("b", 2)
     for number in range(18):
-        world.limits[bursty] = CpuLimit(0.1, 100 * number, 70 * number, 0.0)
-        world.limits[calm] = CpuLimit(0.1, 100 * number, 2 * number, 0.0)
+        world.limits[bursty] = CpuLimit(0.1, 100 * number, 70 * number)
+        world.limits[calm] = CpuLimit(0.1, 100 * number, 2 * number)
         world.tick({1: 0.6, 2: 0.6})
     assert world.first_look_s(1) is not None
     assert world.first_look_s(2) is None

@@ -62,7 +62,7 @@ def observation(
         "at_s": 100.0,
         "cpu_cores": 1.98765,
         "cpu_s": 7200.0,
-        "limit": CpuLimit(2.0, 10, 4, 1.5),
+        "limit": CpuLimit(2.0, 10, 4),
         "throttled_share": 0.4,
         "process_count": 14,
         "processes": (ProcessLoad(PROCESS, 0.98765),),

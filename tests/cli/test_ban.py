@@ -8,17 +8,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from click.testing import CliRunner, Result
 from msgspec import structs
 
 from minerwatch.api import orders
-from minerwatch.api.snapshot import encode
 from minerwatch.api.types import BanAnswer, BanStatus, LiftAnswer, OwnerStatus
-from minerwatch.cli.main import cli
 from minerwatch.report.http_server import Answer, Posts
-from minerwatch.report.socket_listener import SocketListener
 from minerwatch.view.ban_text import FORMATS
-from tests.cli.test_cull import api, far, put_agent
+from tests.cli.test_cull import Typed, answering_agent, api, far, put_agent
 from tests.kube.api_server import ApiServer
 from tests.kube.exec_endpoint import Printing
 from tests.report.samples import MINER
@@ -39,7 +35,6 @@ ADDRESS = BanStatus(
     "address", "8.8.8.8", {"ban_networks": "8.8.8.8/32"}, "it mines", "e1", "n1", "eve",
     "2026-11-30T00:00:00Z", "2026-12-07T00:00:00Z", objections=("others use it",),
 )  # fmt: skip
-Typed = Callable[..., Result]
 
 
 class Agent:
@@ -71,15 +66,8 @@ def agent() -> Agent:
 
 @pytest.fixture
 def typed(agent: Agent, tmp_path: Path) -> Iterator[Typed]:
-    path = tmp_path / "agent.sock"
-    snapshot = Answer(encode([STATUS]))
-    listener = SocketListener(path, {"/snapshot/full": lambda: snapshot}, posts=agent.posts())
-
-    def run(*arguments: str) -> Result:
-        return CliRunner().invoke(cli, [*arguments, "--socket", str(path)])
-
-    yield run
-    listener.close()
+    with answering_agent(tmp_path, [STATUS], agent.posts()) as run:
+        yield run
 
 
 def test_a_ban_is_a_dry_run_unless_it_is_to_be_applied(agent: Agent, typed: Typed) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from msgspec import structs
 
 from minerwatch.api import orders
 from minerwatch.api.snapshot import encode
-from minerwatch.api.types import ReleaseAllAnswer
+from minerwatch.api.types import ContainerStatus, ReleaseAllAnswer
 from minerwatch.cli.main import cli
 from minerwatch.culling.records import AuditLine
 from minerwatch.kube import client
@@ -82,6 +83,21 @@ class Agent:
         }
 
 
+@contextmanager
+def answering_agent(
+    tmp_path: Path, statuses: Sequence[ContainerStatus], posts: Posts
+) -> Iterator[Typed]:
+    path = tmp_path / "agent.sock"
+    snapshot = Answer(encode(statuses))
+    listener = SocketListener(path, {"/snapshot/full": lambda: snapshot}, posts=posts)
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(cli, [*arguments, "--socket", str(path)])
+
+    yield run
+    listener.close()
+
+
 @pytest.fixture
 def agent() -> Agent:
     return Agent()
@@ -89,15 +105,8 @@ def agent() -> Agent:
 
 @pytest.fixture
 def typed(agent: Agent, tmp_path: Path) -> Iterator[Typed]:
-    path = tmp_path / "agent.sock"
-    snapshot = Answer(encode([MINER, SIMULATION]))
-    listener = SocketListener(path, {"/snapshot/full": lambda: snapshot}, posts=agent.posts())
-
-    def run(*arguments: str) -> Result:
-        return CliRunner().invoke(cli, [*arguments, "--socket", str(path)])
-
-    yield run
-    listener.close()
+    with answering_agent(tmp_path, [MINER, SIMULATION], agent.posts()) as run:
+        yield run
 
 
 def test_an_action_is_ordered_by_name_and_told(agent: Agent, typed: Typed) -> None:

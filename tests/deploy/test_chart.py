@@ -17,10 +17,10 @@ from generate.manifests import CHART, MANIFESTS, manifests
 from generate.names import names
 from minerwatch.api.port import REPORT_PATH
 from minerwatch.cli.main import cli
-from minerwatch.config.reader import parse
 from minerwatch.config.schema import Config
 from minerwatch.kube.fleet import DEFAULT_SELECTOR
-from minerwatch.node.children import yara_scanner
+from minerwatch.node.children import scanning
+from tests.builders import config_of
 from tests.deploy.chart import (
     EXAMPLES,
     HUBS,
@@ -287,7 +287,7 @@ def test_a_hubs_values_observe_and_are_ready_for_a_dry_run(path: Path, kubernete
     hub = release(path, kubernetes)
     for manifest in hub.manifests:
         check_as_the_api_server(manifest, kubernetes)
-    config = parse(hub.config, "config.yaml")
+    config = config_of(hub.config)
     assert config.culling.mode == "off"
     assert config.owners.profile in path.stem.replace("zero-to-", "")
     assert hub.permissions() <= of("default").permissions()
@@ -419,7 +419,7 @@ def test_nothing_is_privileged_nor_writable(name: str) -> None:
 
 @_each_set
 def test_the_agent_takes_its_configuration(name: str) -> None:
-    config = parse(of(name).config, "config.yaml")
+    config = config_of(of(name).config)
     assert isinstance(config, Config)
     assert config.culling.mode == of(name).config["culling"]["mode"]
     folders = {mount["mountPath"] for mount in of(name).agent["volumeMounts"]}
@@ -471,7 +471,7 @@ def test_an_agent_that_acts_knows_its_own_pod_and_keeps_its_memory() -> None:
         found = of(name)
         told = {each["name"] for each in found.agent["env"]}
         assert {"MINERWATCH_POD_NAMESPACE", "MINERWATCH_POD_UID"} <= told
-        log = Path(parse(found.config, name).culling.audit.log)
+        log = Path(config_of(found.config).culling.audit.log)
         assert str(log.parent) in {each["mountPath"] for each in found.agent["volumeMounts"]}
 
 
@@ -579,7 +579,7 @@ def test_app_armor_is_said_as_each_version_understands_it() -> None:
 def test_the_scanner_of_content_fits_beside_the_agent() -> None:
     """What it may have at the most (RLIMIT_DATA), and the agent's budget, in the pod's limit."""
     limit_mib = int(of("default").agent["resources"]["limits"]["memory"].removesuffix("Mi"))
-    assert limit_mib >= (yara_scanner.MAX_DATA_BYTES >> 20) + _AGENT_MIB
+    assert limit_mib >= (scanning.MAX_DATA_BYTES >> 20) + _AGENT_MIB
 
 
 def test_helm_test_plants_a_canary_that_may_read_metrics_and_nothing_else() -> None:
@@ -761,8 +761,8 @@ def test_promtool_takes_the_rules_as_the_operator_would_write_them(tmp_path: Pat
 
 
 def test_what_counts_as_a_container_is_the_operators_choice() -> None:
-    assert parse(of("everything").config, "config.yaml").node.units is False
-    assert parse(of("default").config, "config.yaml").node.units is True
+    assert config_of(of("everything").config).node.units is False
+    assert config_of(of("default").config).node.units is True
 
 
 def test_the_rules_are_the_shipped_ones() -> None:
@@ -873,14 +873,14 @@ def _has_schema(values: dict[str, Any], properties: dict[str, Any], path: str) -
 
 def test_the_hubs_token_is_mounted_and_configured() -> None:
     hub = of("cull-hub")
-    config = parse(hub.config, "config.yaml")
+    config = config_of(hub.config)
     assert isinstance(config, Config)
     assert config.culling.hub.token_file == "/etc/minerwatch/hub/token"
     (volume,) = [v for v in hub.pod["spec"]["volumes"] if v["name"] == "hub-token"]
     assert volume["secret"]["secretName"] == "minerwatch-hub"
     assert volume["secret"]["defaultMode"] == 0o400
     off = Release(rendered("-f", str(_SETS["cull-hub"]), "--set=config.culling.mode=off"))
-    assert parse(off.config, "config.yaml").culling.hub.token_file, "a configuration that is valid"
+    assert config_of(off.config).culling.hub.token_file, "a configuration that is valid"
     (policy,) = hub.of_kind("NetworkPolicy")
     assert {"port": 8081, "protocol": "TCP"} in [
         port for rule in policy["spec"]["egress"] for port in rule["ports"]

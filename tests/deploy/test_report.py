@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from minerwatch.cli.main import cli
-from minerwatch.cli.prometheus_source import Prometheus, expressions
+from minerwatch.cli.prometheus_source import Labels, Prometheus, past_of
 from tests.deploy.conftest import CONTAINER, WatchedNode
 from tests.deploy.metric_names import OTHERS, exported, metric_names
 from tests.deploy.services import AGENT_POD, until
@@ -65,7 +65,15 @@ def test_time_without_a_scrape_is_missing_and_rules_have_their_titles(
 
 def test_its_queries_are_valid_and_ask_for_metrics_that_exist(watched_node: WatchedNode) -> None:
     known = exported() | OTHERS | {"kube_node_info", "minerwatch_flagged_owner_info"}
-    for expression in expressions("3600s", 60):
+    asked: list[str] = []
+
+    def ask(expression: str) -> list[tuple[Labels, float]]:
+        asked.append(expression)
+        return [({"instance": "n1"}, 1.0)]
+
+    past_of(ask, 0.0, 3600.0)
+    assert len(asked) > 10
+    for expression in asked:
         watched_node.prometheus.query(expression)
         assert set(metric_names(expression)) <= known, expression
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from minerwatch.config.reader import parse
 from minerwatch.kube.cluster_view import ClusterNode
 from minerwatch.model import Container, ContainerKey, Observation, Verdict
+from tests.builders import config_of
 from tests.kube.any_cluster import EVENTS
 from tests.kube.api_server import Answering, ApiServer, eventually, pod_json
 from tests.kube.test_events import CLEAR, LIKELY, verdict
@@ -33,7 +33,7 @@ def node(api: ApiServer, kubeconfig: Path, said: list[str]) -> Iterator[Open]:
 
     def open_node(**settings: Any) -> ClusterNode:
         kubernetes = {"enabled": True, "kubeconfig": str(kubeconfig), **settings}
-        config = parse({"kubernetes": kubernetes}, "test")
+        config = config_of({"kubernetes": kubernetes})
         opened.append(ClusterNode(config, "n1", lambda reason, _error: said.append(reason)))
         eventually(lambda: opened[-1].synced_unix_s)
         return opened[-1]
@@ -59,7 +59,7 @@ def failures(node: ClusterNode) -> dict[str, int]:
 
 def test_a_node_whose_pods_cannot_be_listed_says_why(api: ApiServer, kubeconfig: Path) -> None:
     api.misbehave(Answering(403, "pods is forbidden"), times=999)
-    config = parse({"kubernetes": {"enabled": True, "kubeconfig": str(kubeconfig)}}, "test")
+    config = config_of({"kubernetes": {"enabled": True, "kubeconfig": str(kubeconfig)}})
     opened = ClusterNode(config, "n1", lambda *_: None)
     try:
         assert not opened.has_listed

@@ -133,13 +133,11 @@ def test_all_that_is_used_is_kept_and_nothing_else() -> None:
         environment={"BINDER_REF_URL": "https://example.org/new", "SHARED": "plain"},
         owners=(OwnerReference("ReplicaSet", "web-5d4f", "u-1", is_controller=True),),
         containers=(
-            PodContainer(
-                "c1", "notebook", "quay.io/a/b:1", DIGEST, PodContainerKind.MAIN, 2.0, 1.0
-            ),
-            PodContainer("", "side", "s", "", PodContainerKind.MAIN, None),
-            PodContainer("c2", "setup", "busybox", "", PodContainerKind.INIT, None),
-            PodContainer("c3", "proxy", "envoy", DIGEST, PodContainerKind.SIDECAR, None),
-            PodContainer("", "debugger", "busybox", "", PodContainerKind.EPHEMERAL, None),
+            PodContainer("c1", "notebook", "quay.io/a/b:1", DIGEST, PodContainerKind.MAIN, 1.0),
+            PodContainer("", "side", "s", "", PodContainerKind.MAIN),
+            PodContainer("c2", "setup", "busybox", "", PodContainerKind.INIT),
+            PodContainer("c3", "proxy", "envoy", DIGEST, PodContainerKind.SIDECAR),
+            PodContainer("", "debugger", "busybox", "", PodContainerKind.EPHEMERAL),
         ),
         mirror_uid="",
         is_ending=False,

@@ -46,7 +46,7 @@ def test_a_limit_is_the_tightest_of_the_container_and_those_above_it() -> None:
     limit = tree.limit(free)
     assert limit is not None
     assert limit.cores == 2.0  # the pod's
-    assert (limit.periods, limit.throttled_periods, limit.throttled_s) == (100, 25, 1.5)
+    assert (limit.periods, limit.throttled_periods) == (100, 25)
     tree.close()
 
 

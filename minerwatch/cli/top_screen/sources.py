@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Protocol
 
-from minerwatch.api.client import NoAgentError, answer, ordered
-from minerwatch.api.snapshot import decode, decode_agent
+from minerwatch.api.client import NoAgentError, answer
+from minerwatch.api.snapshot import decode
 from minerwatch.api.types import AgentStatus, ContainerStatus
 from minerwatch.cli.fleet_source import ClusterSource
 from minerwatch.cli.local_source import SAMPLE_S, Sampler, Source, with_details
@@ -87,11 +87,6 @@ class NodeWatched:
             every = decode(answer(self._source.path, "/snapshot/full"))
         return next((each for each in every if key_of(each) == key_of(status)), status)
 
-    def ordered(self, node: str, path: str, order: bytes) -> bytes:
-        """Return the agent's answer to an order. Raises MinerwatchError."""
-        del node
-        return ordered(self._source.path, path, order)
-
     def want_processes(self, *, is_wanted: bool) -> bool:
         """Read all of them, with memory and threads of the busy ones, from the next poll on."""
         is_new = is_wanted != self._wants_processes
@@ -114,7 +109,7 @@ class NodeWatched:
 
     def _agent(self) -> AgentStatus | None:
         try:
-            return decode_agent(answer(self._source.path, "/status"))
+            return self._source.agent_status()
         except SnapshotError:  # it is older than this program
             return None
 
@@ -173,10 +168,6 @@ class ClusterWatched:
     def whole(self, status: ContainerStatus) -> ContainerStatus:
         """Ask its node's agent."""
         return self._source.whole(status)
-
-    def ordered(self, node: str, path: str, order: bytes) -> bytes:
-        """Return the answer of the agent of ``node`` to an order. Raises MinerwatchError."""
-        return self._source.ordered(node, path, order)
 
     def want_processes(self, *, is_wanted: bool) -> bool:
         """Change nothing: all processes of all nodes are too many; it has the busiest."""

@@ -27,7 +27,6 @@ import hashlib
 import json
 import os
 import re
-import resource
 import stat
 import sys
 from bisect import bisect_left, bisect_right
@@ -39,6 +38,7 @@ from typing import Any, NamedTuple
 import yara_x
 
 from minerwatch.node.children.machine_code import Decoder, Reference, References, Words, masked
+from minerwatch.node.children.scanning import bound_cpu, bound_itself, put, scanners_of
 from minerwatch.node.children.traced_code import PAGE, TracedCode, joined
 
 MAX_HOT_PAGES = 16
@@ -62,9 +62,7 @@ _LEAST_SHARE_OF_FINGERPRINT = 0.1
 _LEAST_MIXING = 0.15
 """Of the instructions around the samples in a page with a fingerprint."""
 
-_MAX_DATA_BYTES = 192 << 20
 _SCAN_S = 5
-_MOST_CPU_S = 20
 
 
 # The memory of a process.
@@ -265,27 +263,7 @@ class HotCode:
         return min(abs(address - each) for each in self._sampled[max(0, place - 1) : place + 1])
 
 
-# Rules, as in yara_scanner.py.
-
-
-def scanners_of(rules: list[list[str]]) -> tuple[list[yara_x.Scanner], list[tuple[int, int, str]]]:
-    """Return a scanner for each file, of its earlier text if it is broken; and what is broken."""
-    scanners: list[yara_x.Scanner] = []
-    broken: list[tuple[int, int, str]] = []
-    for number, texts in enumerate(rules):
-        for text in texts:
-            compiler = yara_x.Compiler(includes_enabled=False)
-            try:
-                compiler.add_source(text)
-            except yara_x.CompileError as error:
-                if text is texts[0]:
-                    broken.append((number, 1, str(error).partition("\n")[0]))
-                continue
-            scanner = yara_x.Scanner(compiler.build())
-            scanner.set_timeout(_SCAN_S)
-            scanners.append(scanner)
-            break
-    return scanners, broken
+# Rules.
 
 
 def names_in(text: bytes, scanners: Iterable[yara_x.Scanner]) -> list[str]:
@@ -382,31 +360,14 @@ def answer(
 
 def main() -> None:
     """Answer until the input ends."""
-    _bound_itself()
+    bound_itself(10)
     lines = iter(sys.stdin.buffer)
-    scanners, broken = scanners_of(json.loads(next(lines))["rules"])
-    _put({"broken": broken})
+    scanners, broken = scanners_of(json.loads(next(lines))["rules"], _SCAN_S)
+    put({"broken": broken})
     decoder = Decoder()
     for line in lines:
-        spent = resource.getrusage(resource.RUSAGE_SELF)
-        cpu_s = int(spent.ru_utime + spent.ru_stime) + _MOST_CPU_S
-        resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, resource.RLIM_INFINITY))
-        _put(answer(json.loads(line), decoder, scanners))
-
-
-def _bound_itself() -> None:
-    """Yield the CPU to others, be killed first where memory is short, and do not grow."""
-    with suppress(OSError):
-        os.nice(10)
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
-        file.write("1000")
-    resource.setrlimit(resource.RLIMIT_DATA, (_MAX_DATA_BYTES, _MAX_DATA_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-
-
-def _put(value: object) -> None:
-    os.write(1, json.dumps(value).encode() + b"\n")
+        bound_cpu()
+        put(answer(json.loads(line), decoder, scanners))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,6 @@ import errno
 import json
 import os
 import re
-import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -43,6 +42,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import yara_x
+
+from minerwatch.node.children.scanning import bound_cpu, bound_itself, put, scanners_of
 
 _MIB = 1 << 20
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -65,11 +66,6 @@ _LEAST_DATA_PER_CODE = 3
 
 _SCAN_CPU_S = 10.0
 _WINDOW_S = 60
-_MOST_CPU_S = 20
-"""RLIMIT_CPU, in case a scan exceeds its own limit."""
-MAX_DATA_BYTES = 192 * _MIB
-"""Writable memory (22 MiB are used). Each scanner reserves far more address space."""
-_MAX_MATCHES_PER_PATTERN = 4096
 
 _GONE = frozenset((errno.ENOENT, errno.ESRCH))
 _READ_IMPLIES_EXEC = 0x0400000  # include/uapi/linux/personality.h
@@ -92,72 +88,14 @@ _OF_DEVICES = (b"/dev/", b"/sys/", b"anon_inode:")
 
 def main() -> None:
     """Answer until the input ends."""
-    _bound_itself()
+    bound_itself(19)
     lines = iter(sys.stdin.buffer)
-    scanners = _scanners(json.loads(next(lines))["rules"])
+    scanners, broken = scanners_of(json.loads(next(lines))["rules"], _WINDOW_S)
+    put({"broken": broken})
     for line in lines:
-        question = json.loads(line)
-        spent = resource.getrusage(resource.RUSAGE_SELF)
-        cpu_s = int(spent.ru_utime + spent.ru_stime) + _MOST_CPU_S
-        resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, resource.RLIM_INFINITY))
-        scan = _Scan(scanners, question)
-        _put({"is_there": scan.run(), "failures": sorted(scan.failures)})
-
-
-def _bound_itself() -> None:
-    """Run at the lowest priority, be killed first where memory is short, and do not grow."""
-    # Not SCHED_IDLE: where a miner takes all cores, that would get one part in 300 of them.
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, 19)
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
-        file.write("1000")
-    resource.setrlimit(resource.RLIMIT_DATA, (MAX_DATA_BYTES, MAX_DATA_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-
-
-def _put(answer: object) -> None:
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()  # each at once: what comes next may hang
-
-
-# Rules.
-
-
-def _scanners(rules: list[list[str]]) -> list[yara_x.Scanner]:
-    """Return a scanner for each file; for a broken file one of its last good version.
-
-    Separate scanners are faster: few patterns are searched ten times faster than many (1 ms for
-    4 MiB, not 17).
-    """
-    broken: list[tuple[int, int, str]] = []
-    scanners: list[yara_x.Scanner] = []
-    for number, (text, earlier) in enumerate(rules):
-        compiled, error = compile_rules(text)
-        if error is not None:
-            broken.append((number, *error))
-            compiled, _ = compile_rules(earlier)
-        if compiled is not None:
-            scanner = yara_x.Scanner(compiled)
-            scanner.max_matches_per_pattern(_MAX_MATCHES_PER_PATTERN)
-            scanner.set_timeout(_WINDOW_S)
-            scanners.append(scanner)
-    _put({"broken": broken})
-    return scanners
-
-
-def compile_rules(text: str) -> tuple[yara_x.Rules | None, tuple[int, str] | None]:
-    """Return the rules, or line and reason of the first error."""
-    compiler = yara_x.Compiler(includes_enabled=False)
-    try:
-        compiler.add_source(text)
-    except yara_x.CompileError as raised:
-        errors = compiler.errors()
-        if not errors:
-            return None, (1, str(raised).partition("\n")[0])
-        labels = [label["text"] for label in errors[0]["labels"] if label["text"]]
-        return None, (errors[0]["line"], "; ".join((errors[0]["title"], *labels[:1])))
-    return compiler.build(), None
+        bound_cpu()
+        scan = _Scan(scanners, json.loads(line))
+        put({"is_there": scan.run(), "failures": sorted(scan.failures)})
 
 
 # One scan.
@@ -244,7 +182,7 @@ class _Scan:
                 self.failures.add("timeout")
                 return
             for name in sorted(names - found):
-                _put({"name": name})
+                put({"name": name})
             found |= names
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from itertools import islice
+from operator import attrgetter
 
+from minerwatch.api.types import ContainerStatus
 from minerwatch.format import age
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view import columns
@@ -22,28 +24,36 @@ _OPEN, _CLOSED, _INDENT = "▾ ", "▸ ", "  "
 
 def container_columns(width: int, step_s: float) -> tuple[Column[Row], ...]:
     """Return all columns, for a terminal of ``width``; ``step_s`` is the history's."""
-    is_narrow = width < NARROW
-    steps = 8 if is_narrow else 12
+    steps, signals_width = (8, 12) if width < NARROW else (12, 16)
     return (
         _column(columns.SCORE_COLUMN, 5, sort="score", is_level=True),
         _column(columns.LEVEL_COLUMN, 10, is_level=True),
-        Column("ABUSE", _draw_abuse, 11, leaves=8, exists=_is_flagged),
-        Column("SIGNALS", _draw_tags, 12 if is_narrow else 16),
+        _column(columns.ABUSE_COLUMN, 11, leaves=8, needs=abuse_of),
+        Column("SIGNALS", lambda row, _, width: cut(tags(row.status), width), signals_width),
         _column(columns.CPU_COLUMN, 6, sort="cpu"),
-        Column(f"LAST {span(steps * step_s)}", _draw_history, steps, leaves=10, style=_upright),
+        Column(
+            f"LAST {span(steps * step_s)}", _draw_history, steps, 10,
+            style=lambda _: "not reverse",  # also where it is selected: a bar is what is filled
+        ),
         Column("%LIMIT ", _draw_limit, 7, leaves=8, is_number=True, sort="limit"),
         _column(columns.HOURS_COLUMN, 7, leaves=7, sort="hours"),
-        _column(columns.GPU_COLUMN, 7, leaves=9, sort="gpu", needs="gpu"),
-        _column(columns.GPU_HOURS_COLUMN, 7, leaves=4, sort="gpu-hours", needs="gpu"),
+        _column(columns.GPU_COLUMN, 7, leaves=9, sort="gpu", needs=attrgetter("gpu")),
+        _column(columns.GPU_HOURS_COLUMN, 7, leaves=4, sort="gpu-hours", needs=attrgetter("gpu")),
         _column(columns.SINCE_COLUMN, 6, leaves=6),
-        _column(columns.AGE_COLUMN, 6, leaves=3, sort="age", needs="started"),
-        _column(columns.EXECUTES_COLUMN, 9, leaves=2, needs="executed"),
+        _column(columns.AGE_COLUMN, 6, leaves=3, sort="age", needs=attrgetter("started")),
+        _column(columns.EXECUTES_COLUMN, 9, leaves=2, needs=attrgetter("executed")),
         Column(columns.NAME, _draw_name, sort="name", is_name=True),
-        _column(columns.OWNER_COLUMN, 16, leaves=9, sort="owner", needs="owner"),
-        Column("NODE", _draw_node, 14, leaves=5, sort="node", exists=_is_many_nodes),
-        _column(columns.IMAGE_COLUMN, 34, leaves=1, sort="image", needs="image"),
-        Column("REASONS", _draw_reasons, 30, leaves=4, exists=_has_reasons, is_rest=True),
-    )
+        _column(columns.OWNER_COLUMN, 16, leaves=9, sort="owner", needs=attrgetter("owner")),
+        Column(
+            "NODE", lambda row, _, width: fitted(printable(row.status.node, NAME_LENGTH), width),
+            14, 5, sort="node", exists=lambda rows: len({row.status.node for row in rows}) > 1,
+        ),
+        _column(columns.IMAGE_COLUMN, 34, leaves=1, sort="image", needs=attrgetter("image")),
+        Column(
+            "REASONS", lambda row, _, width: cut(reasons(row.status), width), 30, 4,
+            exists=lambda rows: any(row.status.findings for row in rows), is_rest=True,
+        ),
+    )  # fmt: skip
 
 
 def row_style(row: Row, scene: Scene) -> str:
@@ -57,10 +67,6 @@ def row_style(row: Row, scene: Scene) -> str:
 def level_style(row: Row) -> str:
     """Return the colour of a row's level."""
     return LEVEL_STYLES.get(row.status.level, "")
-
-
-def _upright(_row: Row) -> str:
-    return "not reverse"  # also where it is selected: a bar means what is filled
 
 
 def span(seconds: float) -> str:
@@ -81,7 +87,7 @@ def _column(
     leaves: int = 0,
     *,
     sort: str = "",
-    needs: str = "",
+    needs: Callable[[ContainerStatus], object] | None = None,
     is_level: bool = False,
 ) -> Column[Row]:
     """Return one that `top --once` has too; ``needs``: where rows have this of a status."""
@@ -97,16 +103,8 @@ def _column(
         column.is_number,
         sort,
         style=level_style if is_level else None,
-        exists=(lambda rows: any(getattr(row.status, needs) for row in rows)) if needs else None,
+        exists=(lambda rows: any(needs(row.status) for row in rows)) if needs else None,
     )
-
-
-def _is_many_nodes(rows: Sequence[Row]) -> bool:
-    return len({row.status.node for row in rows}) > 1
-
-
-def _has_reasons(rows: Sequence[Row]) -> bool:
-    return any(row.status.findings for row in rows)
 
 
 def _draw_name(row: Row, scene: Scene, width: int) -> str:
@@ -114,18 +112,6 @@ def _draw_name(row: Row, scene: Scene, width: int) -> str:
         return cut((_OPEN if row.group.is_open else _CLOSED) + row.group.title, width)
     name = _INDENT * row.depth + printable(place(row.status), NAME_LENGTH)
     return named(name, row.status.node, scene, width)
-
-
-def _is_flagged(rows: Sequence[Row]) -> bool:
-    return any(abuse_of(row.status) for row in rows)
-
-
-def _draw_abuse(row: Row, scene: Scene, width: int) -> str:
-    return fitted(columns.ABUSE_COLUMN.cell(row.status, scene.now), width)
-
-
-def _draw_tags(row: Row, _scene: Scene, width: int) -> str:
-    return cut(tags(row.status), width)
 
 
 def _draw_history(row: Row, scene: Scene, width: int) -> str:
@@ -140,11 +126,3 @@ def _draw_history(row: Row, scene: Scene, width: int) -> str:
 def _draw_limit(row: Row, scene: Scene, _width: int) -> str:
     is_throttled = (row.status.throttled_share or 0.0) >= _THROTTLED_SHARE
     return columns.LIMIT_COLUMN.cell(row.status, scene.now) + ("!" if is_throttled else " ")
-
-
-def _draw_node(row: Row, _scene: Scene, width: int) -> str:
-    return fitted(printable(row.status.node, NAME_LENGTH), width)
-
-
-def _draw_reasons(row: Row, _scene: Scene, width: int) -> str:
-    return cut(reasons(row.status), width)

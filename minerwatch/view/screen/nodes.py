@@ -86,20 +86,12 @@ def node_columns() -> tuple[Column[NodeRow], ...]:
         Column("STATE", _draw_state, 9, style=lambda row: "yellow" if row.missing else ""),
         Column("CPU", _draw_cpu, 9, is_number=True, sort="cpu"),
         Column(
-            "MEMORY",
-            _draw_memory,
-            7,
-            6,
-            is_number=True,
+            "MEMORY", _draw_memory, 7, 6, is_number=True,
             exists=lambda rows: any(row.machine for row in rows),
         ),
         Column(
-            "LOAD",
-            lambda row, *_: f"{row.machine.load_1m:.1f}" if row.machine else NOTHING,
-            6,
-            6,
-            is_number=True,
-            exists=lambda rows: any(row.machine for row in rows),
+            "LOAD", lambda row, *_: f"{row.machine.load_1m:.1f}" if row.machine else NOTHING, 6, 6,
+            is_number=True, exists=lambda rows: any(row.machine for row in rows),
         ),
         Column("CONTAINERS", lambda row, *_: f"{row.containers:,}", 10, 4, is_number=True),
         Column("FLAGGED", lambda row, *_: f"{row.flagged:,}", 7, is_number=True),
@@ -108,7 +100,7 @@ def node_columns() -> tuple[Column[NodeRow], ...]:
         Column("MODE", lambda row, *_: mode(row.agent) if row.agent else NOTHING, 8, 5),
         Column("UP", _draw_up, 6, 1, is_number=True),
         Column("TROUBLE", _draw_trouble, 20, is_rest=True),
-    )
+    )  # fmt: skip
 
 
 def node_lines(row: NodeRow, poll: Poll) -> Iterator[Text]:

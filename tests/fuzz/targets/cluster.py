@@ -128,8 +128,8 @@ def _is_bounded(found: Pod) -> None:
         is_unicode(text)
         assert len(text) <= MAX_VALUE_CHARS
     for container in found.containers:
-        if container.cpu_limit_cores is not None:
-            is_finite(container.cpu_limit_cores)
+        if container.gpus is not None:
+            is_finite(container.gpus)
 
 
 @target("kube.pod_parsing")

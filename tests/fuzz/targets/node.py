@@ -100,7 +100,6 @@ def cgroup_files(data: bytes) -> None:
                 if found is not None and found.cores is not None:
                     is_finite(found.cores)
                     assert found.cores > 0
-                    is_finite(found.throttled_s)
             tree.container_of(_PID)
         finally:
             tree.close()

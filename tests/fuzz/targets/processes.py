@@ -32,7 +32,7 @@ from minerwatch.model import (
     ProcessLoad,
     Verdict,
 )
-from minerwatch.node.children import yara_scanner
+from minerwatch.node.children import scanning, yara_scanner
 from minerwatch.node.children.exe_hasher import parse_start_ticks
 from minerwatch.node.command_lines import END_BYTES
 from minerwatch.node.engine_files import (
@@ -247,7 +247,7 @@ def environment(data: bytes) -> None:
 def _scanners() -> list[yara_x.Scanner]:
     found = []
     for path in sorted(BUILT_IN_RULES.rglob("*.yar")):
-        compiled, error = yara_scanner.compile_rules(path.read_text())
+        compiled, error = scanning.compile_rules(path.read_text())
         assert error is None, error
         assert compiled is not None
         found.append(yara_x.Scanner(compiled))

@@ -25,7 +25,7 @@ from minerwatch.errors import ClusterError, ConfigError, RuleError
 from minerwatch.kube.client import kubeconfig_context
 from minerwatch.kube.owners import sources
 from minerwatch.model import Facts
-from minerwatch.node.children import yara_scanner
+from minerwatch.node.children import scanning
 from minerwatch.node.yara_scan import read_rules as yara_text
 from tests.fuzz.contract import are_lines, is_finite, is_told
 from tests.fuzz.places import folder, put
@@ -96,7 +96,7 @@ def list_file(data: bytes) -> None:
     lint(book)
 
 
-@target("node.children.yara_scanner", "node.yara_scan", cost=4)
+@target("node.children.scanning", "node.yara_scan", cost=4)
 def yara_file(data: bytes) -> None:
     """A YARA file: compiled, or the first error with its line."""
     path = put(folder("yara") / "rules.yar", data)
@@ -105,7 +105,7 @@ def yara_file(data: bytes) -> None:
     except RuleError as error:
         is_told(error)
         return
-    compiled, trouble = yara_scanner.compile_rules(text)
+    compiled, trouble = scanning.compile_rules(text)
     assert (compiled is None) is (trouble is not None)
     if trouble is not None:
         assert isinstance(trouble[0], int)

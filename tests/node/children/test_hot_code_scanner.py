@@ -24,9 +24,9 @@ from minerwatch.node.children.hot_code_scanner import (
     answer,
     is_of_image,
     names_in,
-    scanners_of,
 )
 from minerwatch.node.children.machine_code import Decoder
+from minerwatch.node.children.scanning import scanners_of
 from minerwatch.node.proc_files import ProcessFiles
 from tests.examples import examples
 
@@ -348,7 +348,7 @@ RULE = f"rule Marked {{ strings: $a = {{ {MARK.hex(' ')} }} condition: $a }}"
 
 def test_an_answer_has_names_and_no_code(memory: Memory) -> None:
     code = memory.map(SALSA + LOADS_MARK, READ | EXECUTE)
-    scanners, broken = scanners_of([[RULE, ""]])
+    scanners, broken = scanners_of([[RULE, ""]], 5)
     assert broken == []
     found = answer(question(code), Decoder("x86_64"), scanners)
     assert found == {"is_there": True, "names": ["Marked"], "fingerprints": [], "foreign": []}
@@ -361,6 +361,6 @@ def test_another_process_is_not_read(changes: dict[str, object], memory: Memory)
 
 
 def test_a_broken_file_keeps_its_last_rules() -> None:
-    scanners, broken = scanners_of([["rule A {", RULE], ["rule B {", "rule C {"]])
+    scanners, broken = scanners_of([["rule A {", RULE], ["rule B {", "rule C {"]], 5)
     assert [(number, line) for number, line, _ in broken] == [(0, 1), (1, 1)]
     assert names_in(MARK, scanners) == ["Marked"]
