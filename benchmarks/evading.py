@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.computing import TARGETS, Computing
-from benchmarks.executed_code import Table, computes, per_cent, publish
+from benchmarks.executed_code import Table, computes, named, per_cent, publish
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
@@ -128,7 +128,6 @@ def markdown(programs: Sequence[Computing], all_facts: Mapping[str, Facts]) -> s
         facts = all_facts.get(program.name, {})
         now = speed(program.output.read_text() if program.output else "", way)
         plain = speeds.setdefault(function, now)
-        named = facts.get("ContentInHotCode", ())
         moved = facts.get("IoBytesPerCpuSecond")
         cells = [
             f"{function}, {_WAYS[way]}",
@@ -136,7 +135,7 @@ def markdown(programs: Sequence[Computing], all_facts: Mapping[str, Facts]) -> s
             *(per_cent(facts.get(name)) for name in _SHARES),
             str(facts.get("HotCodePages", "")),
             f"{moved / 1e6:.2f}" if isinstance(moved, float) else "",
-            ", ".join(named) if isinstance(named, tuple) else "",
+            named(facts),
             "; ".join(computes(matcher, facts)) or "**none**",
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -29,6 +29,7 @@ from minerwatch.detection.sigma import rulebook
 from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import ContainerKey, Facts, ProcessId, Signal
 from minerwatch.node.executed_code import CodeSampler
+from minerwatch.node.hot_code import HotCodeReader
 from minerwatch.probes.code_schedule import Place
 from minerwatch.probes.executed_code import ExecutedCode
 from minerwatch.probes.hot_code import HotCode
@@ -101,10 +102,7 @@ class Running:
 class Table:
     """Runs programs and keeps the facts about each."""
 
-    def __init__(
-        self, programs: Sequence[Computing], samples: int, hot: HotCode | None = None
-    ) -> None:
-        """``hot``: names what runs, too."""
+    def __init__(self, programs: Sequence[Computing], samples: int, hot: HotCode) -> None:
         self.facts: dict[str, Facts] = {}
         self._hot = hot
         self._waiting = [*programs]
@@ -136,7 +134,7 @@ class Table:
         ran_s = time.monotonic() - running.started_s
         starts_slowly = running.program.kind == "randomx" and ran_s < _RANDOMX_S
         is_known = code.samples_of(running.container) >= self._samples and not starts_slowly
-        if self._hot is not None and not self._hot.facts(running.container):
+        if not self._hot.facts(running.container):
             is_known = is_known and ran_s >= _NAMED_S
         if not is_known and ran_s < _LIMIT_S:
             return
@@ -164,8 +162,12 @@ class Table:
 def markdown(programs: Iterable[Computing], facts: dict[str, Facts]) -> str:
     """Return the table; shares are in per cent."""
     matcher = Matcher(rulebook.load((BUILT_IN_RULES,)).rules)
-    heads = ["program", "kind", *_COLUMNS.values(), "pages", "MB moved a CPU second", "rules"]
-    lines = [f"| {' | '.join(heads)} |", f"| --- | --- |{' ---: |' * (len(_COLUMNS) + 2)} --- |"]
+    heads = ["program", "kind", *_COLUMNS.values(), "pages", "MB moved a CPU second"]
+    heads += ["named", "rules"]
+    lines = [
+        f"| {' | '.join(heads)} |",
+        f"| --- | --- |{' ---: |' * (len(_COLUMNS) + 2)} --- | --- |",
+    ]
     for program in programs:
         own = facts.get(program.name, {})
         shares = [per_cent(own.get(name)) for name in _COLUMNS]
@@ -173,10 +175,17 @@ def markdown(programs: Iterable[Computing], facts: dict[str, Facts]) -> str:
         cells = [
             *(program.name, program.kind, *shares, str(own.get("HotCodePages", ""))),
             f"{moved / 1e6:.2f}" if isinstance(moved, float) else "",
+            named(own),
             "; ".join(computes(matcher, own)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def named(facts: Facts) -> str:
+    """Return what the code that runs hot was recognised as."""
+    names = facts.get("ContentInHotCode", ())
+    return ", ".join(names) if isinstance(names, tuple) else ""
 
 
 def computes(matcher: Matcher, facts: Facts) -> list[str]:
@@ -215,7 +224,8 @@ def main() -> None:
     options = parser.parse_args()
     programs, missing = computing()
     programs = [each for each in programs if re.search(options.only, each.name)]
-    table = Table(programs, options.samples)
+    content = rulebook.load((BUILT_IN_RULES,)).content
+    table = Table(programs, options.samples, HotCode(HotCodeReader("/proc", content)))
     table.fill()
     text = markdown(programs, table.facts)
     if missing:

@@ -133,8 +133,11 @@ def _container() -> Iterator[tuple[str, CgroupFolders, Path]]:
 
 @contextmanager
 def _running(command: Sequence[str], folders: CgroupFolders, folder: Path) -> Iterator[None]:
-    process = subprocess.Popen(command, stdout=sys.stderr, start_new_session=True)
-    folders.put(process, folder)
+    waits = ("sh", "-c", 'kill -STOP $$ && exec "$@"', "sh", *command)
+    process = subprocess.Popen(waits, stdout=sys.stderr, start_new_session=True)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+    folders.put(process, folder)  # before it has children, which would stay outside
+    process.send_signal(signal.SIGCONT)
     try:
         yield
     finally:

@@ -139,7 +139,7 @@ def test_at_most_one_benign_line_in_a_hundred_is_suspicious(result: Result) -> N
 @pytest.mark.parametrize("goal", GOALS, ids=lambda goal: goal.name)
 def test_hashers_are_found_by_what_they_execute(goal: Goal, result: Result) -> None:
     count, share = goal.share(result.miners)
-    assert count >= 5
+    assert count >= 15
     assert share >= LEAST_RECALL
 
 
@@ -150,7 +150,7 @@ def test_each_miner_with_executed_code_has_a_goal(result: Result) -> None:
 
 def test_no_benign_line_with_executed_code_is_suspicious(result: Result) -> None:
     lines = [line for line in result.benign if line.is_executed]
-    assert len(lines) >= 20
+    assert len(lines) >= 24
     assert [line.recorded.id for line in lines if line.outcome.level != "clear"] == []
 
 

@@ -402,15 +402,15 @@ rule Coin_Hash
         $groestl = { ( C6 32 F4 A5 F4 97 A5 C6 | 00 0E 0B 07 04 01 0F 0C ) }
         $fugue = { 97 32 63 63 EB 6F 7C 7C }
         $whirlpool = { ( 18 18 60 18 C0 78 30 D8 | D8 30 78 C0 18 60 18 18 ) }
-        // Constants of the rounds
-        $jh = { 72 D5 DE A2 DF 15 F8 67 }
-        $luffa = { ( A6 94 39 30 99 52 E6 C0 | A6 94 39 30 18 78 33 E0 | ED 10 DE B6 A6 94 39 30 ) }
+        // Constants of the rounds: of some, for code of many pages is read in part
+        $jh = { ( 72 D5 DE A2 DF 15 F8 67 | 0D 55 0A A5 4A F8 A4 C0 | 32 59 5B A1 8D DD 19 D3 | B5 1D 3E A6 AF F2 C9 08 | 35 B4 98 31 DB 41 15 70 ) }
+        $luffa = { ( A6 94 39 30 99 52 E6 C0 | A6 94 39 30 18 78 33 E0 | A6 94 39 30 ED 10 DE B6 | ED 10 DE B6 A6 94 39 30 | 18 78 33 E0 3D 5F 68 01 | D2 D9 20 FC A5 AF 13 B2 | E3 E9 D2 F0 FA D7 11 AC ) }
         $hamsi = { 9C 63 F9 CA C0 F9 F0 0F F0 0F 9C 63 C0 F9 F9 CA }
         $bmw = { A5 AA AA AA AA AA AA 5A }
         $blake512 = { D3 08 A3 85 88 6A 3F 24 }
-        // Parity of the key; powers of 41 modulo 257
+        // Parity of the key; powers of 41 modulo 257, and of its inverse
         $skein = { 22 1A FC A9 DA 1B D1 1B }
-        $simd = { 01 00 00 00 29 00 00 00 8B 00 00 00 2D 00 00 00 }
+        $simd = { ( 01 00 00 00 29 00 00 00 8B 00 00 00 2D 00 00 00 | 3C 00 00 00 93 00 00 00 74 00 00 00 82 00 00 00 | 5F 00 41 00 3A 00 CA 00 ) }
     condition:
         any of them
 }
@@ -418,23 +418,29 @@ rule Coin_Hash
 rule Hash_Chain
 {
     meta:
-        description = "Three of the hash functions that X11, X16R and others chain"
+        description = "Several of the hash functions that X11, X16R and others chain, one of them for coins alone"
         reference = "https://csrc.nist.gov/projects/hash-functions/sha-3-project"
         date = "2026-11-29"
         license = "Apache-2.0"
         confidence = "coin"
     strings:
-        $groestl = { ( C6 32 F4 A5 F4 97 A5 C6 | 00 0E 0B 07 04 01 0F 0C ) }
-        $fugue = { 97 32 63 63 EB 6F 7C 7C }
+        // Run for coins alone
+        $coin_groestl = { ( C6 32 F4 A5 F4 97 A5 C6 | 00 0E 0B 07 04 01 0F 0C ) }
+        $coin_fugue = { 97 32 63 63 EB 6F 7C 7C }
+        $coin_jh = { ( 72 D5 DE A2 DF 15 F8 67 | 0D 55 0A A5 4A F8 A4 C0 | 32 59 5B A1 8D DD 19 D3 | B5 1D 3E A6 AF F2 C9 08 | 35 B4 98 31 DB 41 15 70 ) }
+        $coin_luffa = { ( A6 94 39 30 99 52 E6 C0 | A6 94 39 30 18 78 33 E0 | A6 94 39 30 ED 10 DE B6 | ED 10 DE B6 A6 94 39 30 | 18 78 33 E0 3D 5F 68 01 | D2 D9 20 FC A5 AF 13 B2 | E3 E9 D2 F0 FA D7 11 AC ) }
+        $coin_hamsi = { 9C 63 F9 CA C0 F9 F0 0F F0 0F 9C 63 C0 F9 F9 CA }
+        $coin_bmw = { A5 AA AA AA AA AA AA 5A }
+        $coin_simd = { ( 01 00 00 00 29 00 00 00 8B 00 00 00 2D 00 00 00 | 3C 00 00 00 93 00 00 00 74 00 00 00 82 00 00 00 | 5F 00 41 00 3A 00 CA 00 ) }
+        // Run for more
         $whirlpool = { ( 18 18 60 18 C0 78 30 D8 | D8 30 78 C0 18 60 18 18 ) }
-        $jh = { 72 D5 DE A2 DF 15 F8 67 }
-        $luffa = { ( A6 94 39 30 99 52 E6 C0 | A6 94 39 30 18 78 33 E0 | ED 10 DE B6 A6 94 39 30 ) }
-        $hamsi = { 9C 63 F9 CA C0 F9 F0 0F F0 0F 9C 63 C0 F9 F9 CA }
-        $bmw = { A5 AA AA AA AA AA AA 5A }
         $blake512 = { D3 08 A3 85 88 6A 3F 24 }
         $skein = { 22 1A FC A9 DA 1B D1 1B }
-        $simd = { 01 00 00 00 29 00 00 00 8B 00 00 00 2D 00 00 00 }
         $keccak = { 8A 80 00 00 00 00 00 80 }
+        // CubeHash has no constants; MD5 and RIPEMD-160 turn so 16 times
+        $turn7 = "\x1frol32.7;"
+        $turn11 = "\x1frol32.11;"
     condition:
-        3 of them
+        2 of ($coin_*) or (any of ($coin_*) and #turn7 >= 32 and #turn11 >= 32)
+        or (any of ($coin_*) and 2 of ($whirlpool, $blake512, $skein, $keccak))
 }

@@ -225,6 +225,7 @@ def test_functions_in_c(build: str, start: Start, seen: Seen, tmp_path: Path) ->
         "keccak": {"Keccak_Rounds"},
         "ethash": {"Ethash_Items", "Keccak_Rounds"},
         "chacha": {"ChaCha_Rounds"},
+        "chain": {"Coin_Hash", "Hash_Chain"},
     }
     if platform.machine() == "x86_64":
         expected |= {"cryptonight": {"CryptoNight_Loop"}, "yespower": {"Yespower_Mixing"}}
@@ -232,6 +233,15 @@ def test_functions_in_c(build: str, start: Start, seen: Seen, tmp_path: Path) ->
         process = start(program, name)
         assert set(seen.of(process).names) == names, name
         process.kill()
+
+
+def test_x11_is_a_chain_at_each_look(start: Start, seen: Seen) -> None:
+    """It lies in 40 pages, and a look reads 16."""
+    if importlib.util.find_spec("dash_hash") is None:
+        pytest.skip("needs X11 as a plain function: pip install dash-hash")
+    script = "import dash_hash\nprint(1)\nwhile True: dash_hash.getPoWHash(bytes(80))"
+    process = python(start, script)
+    assert all("Hash_Chain" in seen.of(process).names for _ in range(3))
 
 
 def test_randomx(start: Start, seen: Seen) -> None:

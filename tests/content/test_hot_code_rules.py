@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import re
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -96,9 +97,22 @@ GROESTL = b"".join(column(s, (2, 7, 5, 3, 5, 4, 3, 2), AES) for s in (0x63, 0x7C
 FUGUE = b"".join(column(s, (4, 7, 1, 1), AES) for s in (0x63, 0x7C))
 WHIRLPOOL = column(0x18, (1, 1, 4, 1, 8, 5, 2, 9), 0x11D)
 BMW = quads(17 * 0x0555555555555555)
-SIMD = words(*(pow(41, n, 257) for n in range(16)))
+POWERS = [pow(41, n, 257) for n in range(128)]
+SIMD = words(*POWERS)
+SIMD_FROM_ITS_MIDDLE = (
+    words(*POWERS[2:]),
+    struct.pack("<64H", *(pow(163, n, 257) for n in range(64))),
+)
 JH = bytes.fromhex("72d5dea2df15f8677b84150ab7231557")
+JH_LATER = (bytes.fromhex("0d550aa54af8a4c091e3e79f978ef19e"), bytes.fromhex("b51d3ea6aff2c908"))
 LUFFA = words(0x303994A6, 0xC0E65299, 0x6CC33A12, 0xDC56983E)
+LUFFA_BY_TWO = (
+    quads(0xB6DE10ED303994A6, 0x70F47AAEC0E65299),
+    quads(0x01685F3DE0337818, 0x05A17CF4441BA90D),
+    quads(0xB213AFA5FC20D9D2, 0xC84EBE9534552E25),
+    words(0xF0D2E9E3, 0xAC11D7FA),
+)
+CUBEHASH = said(rol32_7=32, rol32_11=32)
 SKEIN = quads(0x1BD11BDAA9FC1A22)
 FNV = words(16777619)
 KISS = (words(36969), words(18000), words(69069))
@@ -110,6 +124,8 @@ def smask(width: int) -> int:
     half = ((1 << width) - 1) * 16
     return half << 32 | half
 
+
+MD5 = said(**{f"rol32_{n}": 16 for n in (7, 12, 17, 22, 5, 9, 14, 20, 4, 11, 16, 23, 6, 10)})
 
 SHUFFLES = {
     (64, 24): [3, 4, 5, 6, 7, 0, 1, 2],
@@ -183,6 +199,7 @@ MATCH: dict[str, tuple[bytes, ...]] = {
     "Coin_Hash": (
         GROESTL, FUGUE, WHIRLPOOL, WHIRLPOOL[::-1], BMW, SIMD, JH, LUFFA, SKEIN,
         quads(0x243F6A8885A308D3, 0x13198A2E03707344),
+        *SIMD_FROM_ITS_MIDDLE, *JH_LATER, *LUFFA_BY_TWO,
     ),
 }  # fmt: skip
 """Rules that match alone."""
@@ -193,6 +210,12 @@ TOGETHER: dict[bytes, set[str]] = {
     CN_MASK + AES_TABLE + said(wide64=1): {"AES_Rounds", "CryptoNight_Loop"},
     apart(GROESTL, JH, LUFFA): {"Coin_Hash", "Hash_Chain"},
     apart(KECCAK, SKEIN, BMW): {"Coin_Hash", "Hash_Chain", "Keccak_Rounds"},
+    apart(LUFFA, SIMD): {"Coin_Hash", "Hash_Chain"},
+    apart(JH, CUBEHASH): {"Coin_Hash", "Hash_Chain"},
+    # Functions that others compute as well, or one that only coins do, twice
+    apart(KECCAK, SKEIN, WHIRLPOOL): {"Coin_Hash", "Keccak_Rounds"},
+    apart(LUFFA, *LUFFA_BY_TWO, SKEIN): {"Coin_Hash"},
+    apart(GROESTL, MD5): {"Coin_Hash"},
     quads(smask(8)) + said(wide32=9) + SALSA: {"Yescrypt_Mixing", "Salsa20_Rounds"},
 }
 
@@ -204,7 +227,7 @@ NO_MATCH: dict[str, bytes] = {
     "SHA-256's rotations without its constants": SHA256_TURNS * 4,
     "a few constants of SHA-256": b"".join(K256[:7]) + SHA256_TURNS,
     "initial values of SHA-256": words(0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A),
-    "MD5": said(**{f"rol32_{n}": 16 for n in (7, 12, 17, 22, 5, 9, 14, 20, 4, 11, 16, 23, 6, 10)}),
+    "MD5": MD5,
     "RIPEMD-160": said(**{f"rol32_{n}": 10 for n in range(5, 16)}),
     "SHA-1": said(rol32_5=40, rol32_30=40, rol32_1=40) + words(0x5A827999, 0x6ED9EBA1),
     "SipHash": said(**{f"rol64_{n}": 8 for n in (13, 16, 17, 21, 32)}),

@@ -12,9 +12,11 @@
 
 #define ALONE __attribute__((noinline)) static
 #define WITHIN __attribute__((always_inline)) static inline
+/* What follows a table is read with it. */
+#define APART __attribute__((aligned(512)))
 
 static volatile uint64_t sink;
-static volatile int is_over; /* never: but functions must have an end */
+static volatile int is_over; /* never: but functions must have an end, and loops of few rounds be loops */
 
 #define LEFT32(x, by) (((x) << (by)) | ((x) >> (32 - (by))))
 #define LEFT64(x, by) (((x) << (by)) | ((x) >> (64 - (by))))
@@ -68,7 +70,7 @@ ALONE void yespower(void)
 }
 #endif
 
-static const uint64_t ROUND[24] = {
+APART static const uint64_t ROUND[24] = {
     0x0000000000000001, 0x0000000000008082, 0x800000000000808a, 0x8000000080008000,
     0x000000000000808b, 0x0000000080000001, 0x8000000080008081, 0x8000000000008009,
     0x000000000000008a, 0x0000000000000088, 0x0000000080008009, 0x000000008000000a,
@@ -155,6 +157,64 @@ ALONE void chacha(void)
         }
 }
 
+/* Two that X11 chains: the permutation of Luffa, and the transform of SIMD. */
+APART static const uint32_t LUFFA[2][8] = {
+    {0x303994a6, 0xc0e65299, 0x6cc33a12, 0xdc56983e, 0x1e00108f, 0x7800423d, 0x8f5b7882, 0x96e1db12},
+    {0xe0337818, 0x441ba90d, 0x7f34d442, 0x9389217f, 0xe5a8bce6, 0x5274baf4, 0x26889ba7, 0x9a226e9d}};
+APART static const int32_t POWERS[64] = {
+    1,   41,  139, 45,  46,  87,  226, 14,  60,  147, 116, 130, 190, 80,  196, 69,
+    2,   82,  21,  90,  92,  174, 195, 28,  120, 37,  232, 3,   123, 160, 135, 138,
+    4,   164, 42,  180, 184, 91,  133, 56,  240, 74,  207, 6,   246, 63,  13,  19,
+    8,   71,  84,  103, 111, 182, 9,   112, 223, 148, 157, 12,  235, 126, 26,  38};
+
+WITHIN void crumb(uint32_t *a, int b, int c, int d, int e)
+{
+    uint32_t t = a[b];
+    a[b] |= a[c], a[d] ^= a[e], a[c] = ~a[c], a[b] ^= a[e], a[e] &= t, a[c] ^= a[e];
+    a[e] ^= a[d], a[d] &= a[b], a[b] = ~a[b], a[d] ^= a[c], a[c] |= a[e], t ^= a[c];
+    a[e] ^= a[d], a[d] &= a[c], a[c] ^= a[b], a[b] = t;
+}
+
+ALONE void luffa(uint32_t *a)
+{
+    for (int round = 0; round < 8 - is_over; round++) {
+        crumb(a, 0, 1, 2, 3);
+        crumb(a, 5, 6, 7, 4);
+        for (int i = 0; i < 4; i++) {
+            a[i + 4] ^= a[i];
+            a[i] = LEFT32(a[i], 2) ^ a[i + 4];
+            a[i + 4] = LEFT32(a[i + 4], 14) ^ a[i];
+            a[i] = LEFT32(a[i], 10) ^ a[i + 4];
+            a[i + 4] = LEFT32(a[i + 4], 1);
+        }
+        a[0] ^= LUFFA[0][round], a[4] ^= LUFFA[1][round];
+    }
+}
+
+ALONE void transform(int32_t *q)
+{
+    for (int half = 1; half < 64 - is_over; half *= 2)
+        for (int i = 0; i < 64; i++)
+            if (!(i & half)) {
+                int32_t t = q[i + half] * POWERS[(i & (half - 1)) * (64 / half)] % 257;
+                q[i + half] = q[i] - t, q[i] += t;
+            }
+    for (int i = 0; i < 64; i++)
+        q[i] %= 257;
+}
+
+ALONE void chain(void)
+{
+    uint32_t a[8] = {1};
+    int32_t q[64] = {1, 2, 3};
+    for (; !is_over; sink = a[0] + q[0]) {
+        for (int i = 0; i < 16; i++)
+            luffa(a);
+        q[0] = a[0] & 255;
+        transform(q);
+    }
+}
+
 /* A generator of random numbers, in a program that has constants beside it and does not use them. */
 #ifndef CONSTANTS
 #define CONSTANTS 0
@@ -188,6 +248,8 @@ int main(int count, char **names)
         ethash();
     if (!strcmp(name, "chacha"))
         chacha();
+    if (!strcmp(name, "chain"))
+        chain();
     if (!strcmp(name, "random"))
         random_numbers();
     return 2;

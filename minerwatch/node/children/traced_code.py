@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 
 from minerwatch.node.children.machine_code import (
     Decoder,
@@ -55,6 +56,7 @@ class TracedCode:
         self._trace(starts)
         for start, end in self._functions(starts):
             self._trace_back(start, end)
+        self._fill_gaps()
 
     def contents(self) -> Iterator[bytes]:
         """Yield the bytes of the instructions, those that are adjacent in one piece."""
@@ -114,6 +116,13 @@ class TracedCode:
                     self._add_before(instructions[max(first, number - _BEFORE_CALL) : number])
                 if instruction.mnemonic in _CALLS or ends_flow(instruction):
                     first = number + 1
+
+    def _fill_gaps(self) -> None:
+        """Take what no jump leads to between two functions that run, such as the begin of one."""
+        reached = ((each.address, each.address + each.size) for each in self.reached)
+        for (_, end), (start, _) in pairwise(joined(reached)):
+            if start - end <= _SAME_FUNCTION_BYTES:
+                self._add_before(self._decoded(end, start))
 
     def _decoded(self, start: int, end: int) -> list[Instruction]:
         if self._left <= 0:

@@ -76,6 +76,12 @@ def test_what_stands_before_a_loop_that_is_entered_by_a_jump() -> None:
     assert before(code, 38) == {16, 17, 20, 22, *range(23, 32), 32, 35}
 
 
+def test_the_begin_of_the_second_of_two_functions_that_run() -> None:
+    first = padded(PUSH + MIX + jne(-5) + RET)
+    second = PUSH + MIX + MIX + jne(-5) + RET
+    assert before(first + second, 1, 20) == {0, *range(7, 16), 16, 17}
+
+
 def test_a_call_close_by_shows_what_was_loaded_for_it() -> None:
     hot = padded(MIX + jne(-5) + RET)
     caller = PUSH + MIX + MIX
