@@ -13,6 +13,7 @@ import tokenize
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -46,12 +47,17 @@ class Violation:
     text: str
 
 
+@lru_cache(maxsize=1)  # a file is guarded in several ways
+def _nodes(source: str) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(source)))
+
+
 def size_violations(source: str) -> Iterator[Violation]:
     """Modules, classes, functions and constructors that are too large."""
     lines = source.count("\n")
     if lines > MAX_MODULE_LINES:
         yield Violation(1, f"module of {lines} lines (at most {MAX_MODULE_LINES}): split it")
-    for node in ast.walk(ast.parse(source)):
+    for node in _nodes(source):
         if isinstance(node, ast.ClassDef) and (lines := _lines(node)) > MAX_CLASS_LINES:
             yield Violation(
                 node.lineno, f"class {node.name} of {lines} lines (at most {MAX_CLASS_LINES})"
@@ -89,14 +95,13 @@ def _docstring_lines(function: _Function) -> int:
 
 def vocabulary_violations(source: str) -> Iterator[Violation]:
     """Words that stand for a person where a role is meant, and docstrings that open as a clause."""
-    tree = ast.parse(source)
-    for line, text in _texts(source, tree):
+    for line, text in _texts(source):
         for match in _WORDS.finditer(text):
             yield Violation(
                 line + text[: match.start()].count("\n"),
                 _REPHRASE.format(match[0]),
             )
-    for node in ast.walk(tree):
+    for node in _nodes(source):
         if isinstance(node, ast.Module | ast.ClassDef | _Function):
             opening = _OPENINGS.match(ast.get_docstring(node) or "")
             if opening:
@@ -113,12 +118,12 @@ def rule_vocabulary_violations(source: str) -> Iterator[Violation]:
             yield Violation(number, _REPHRASE.format(match[0]))
 
 
-def _texts(source: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
+def _texts(source: str) -> Iterator[tuple[int, str]]:
     """Comments and strings, with their first lines."""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string
-    for node in ast.walk(tree):
+    for node in _nodes(source):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.lineno, node.value
 
@@ -128,7 +133,7 @@ def private_reaches(source: str) -> Iterator[Violation]:
 
     Make what a test sets a parameter.
     """
-    for node in ast.walk(ast.parse(source)):
+    for node in _nodes(source):
         if isinstance(node, ast.Attribute):
             names: Iterable[str] = (
                 () if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
@@ -156,7 +161,7 @@ def _patched_names(call: ast.Call) -> Iterator[str]:
 
 def skip_violations(source: str) -> Iterator[Violation]:
     """Skipped tests whose reason does not say what would run them."""
-    for node in ast.walk(ast.parse(source)):
+    for node in _nodes(source):
         name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
         if isinstance(node, ast.Call) and name in _SKIPS:
             reason = [each.value for each in node.keywords if each.arg == "reason"] or node.args[:1]

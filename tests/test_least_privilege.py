@@ -19,7 +19,7 @@ CONTAINER = container_id("e7")
 
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
-    running = RunningAgent(tmp_path_factory.mktemp("agent"), "--interval", "300ms")
+    running = RunningAgent(tmp_path_factory.mktemp("agent"), all_rules=False)
     yield running
     running.close()
 

@@ -135,11 +135,10 @@ def _subscribed(buffer_bytes: int, max_wait_s: float) -> socket.socket:
         with suppress(OSError):  # without the capability the default buffer stays
             # The kernel doubles the value, for its own bookkeeping (socket(7)).
             listening.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer_bytes // 2)
+        _keep_only(listening, _PROC_EVENT_NONE, _PROC_EVENT_EXEC)
         listening.bind((0, _CN_IDX_PROC))
-        token = int.from_bytes(os.urandom(3), sys.byteorder)
-        listening.send(_request(token))
-        _wait_for_answer(listening, token, max_wait_s)
-        _leave_execs_only(listening)
+        _await_subscription(listening, max_wait_s)
+        _keep_only(listening, _PROC_EVENT_EXEC)
     except OSError as error:
         listening.close()
         raise SourceUnavailableError(_reason(error)) from error
@@ -156,32 +155,47 @@ def _request(token: int) -> bytes:
     return _HEADER.pack(length, _NLMSG_DONE, 0, 0, os.getpid()) + connector + operation
 
 
-def _wait_for_answer(listening: socket.socket, token: int, max_wait_s: float) -> None:
-    """Wait for the kernel's answer: a request from another namespace gets none (cn_proc.c)."""
+def _await_subscription(listening: socket.socket, max_wait_s: float) -> None:
+    """Ask for events until the kernel answers: a request from another namespace gets no answer.
+
+    Programs that a tenant starts by the thousand may leave no room for the answer (cn_proc.c).
+    """
+    token = int.from_bytes(os.urandom(3), sys.byteorder)
+    listening.send(_request(token))
     poll = select.poll()
     poll.register(listening, select.POLLIN)
     end_s = time.monotonic() + max_wait_s
+    is_lost = False
     while time.monotonic() < end_s and poll.poll(_ANSWER_S * 1000):
         try:
             message, sender = listening.recvfrom(_MESSAGE_BYTES)
         except BlockingIOError:
             continue
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            is_lost = True
+            continue
         if sender[0] == 0 and is_answer(message, token):
             return
+        if is_lost:  # perhaps the answer; what was just read has left room for one
+            listening.send(_request(token))
     raise SourceUnavailableError(
         "the kernel did not answer: the agent must be in the host's user and pid namespaces"
         " (hostPID on the agent's pod)"
     )
 
 
-def _leave_execs_only(listening: socket.socket) -> None:
-    """Attach a classic BPF filter that keeps exec events and drops all others."""
-    wanted = socket.htonl(_PROC_EVENT_EXEC)  # words are loaded in network order
+def _keep_only(listening: socket.socket, *events: int) -> None:
+    """Attach a classic BPF filter that keeps these events and drops all others."""
     steps = (
         (0x20, 0, 0, _EVENT_AT),  # BPF_LD | BPF_W | BPF_ABS
-        (0x15, 0, 1, wanted),  # BPF_JMP | BPF_JEQ | BPF_K
-        (0x06, 0, 0, 0xFFFFFFFF),  # BPF_RET | BPF_K
-        (0x06, 0, 0, 0),
+        *(  # BPF_JMP | BPF_JEQ | BPF_K, to the last step; words are loaded in network order
+            (0x15, left, 0, socket.htonl(event))
+            for left, event in zip(range(len(events), 0, -1), events, strict=True)
+        ),
+        (0x06, 0, 0, 0),  # BPF_RET | BPF_K
+        (0x06, 0, 0, 0xFFFFFFFF),
     )
     program = ctypes.create_string_buffer(b"".join(_FILTER_STEP.pack(*step) for step in steps))
     described = struct.pack("HP", len(steps), ctypes.addressof(program))

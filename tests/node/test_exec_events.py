@@ -146,6 +146,26 @@ def test_it_says_so_on_a_node_that_never_falls_silent(programs: Programs) -> Non
     assert "hostPID" in done.stdout
 
 
+def test_programs_that_fill_the_buffer_hinder_no_subscription(
+    events: ExecEvents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without NET_ADMIN the buffer is small, and a tenant may fill it as an agent starts."""
+    random_bytes = os.urandom
+
+    def slowly(count: int) -> bytes:  # after it listens, and before it asks
+        for _ in range(20):
+            subprocess.run(["true"], check=True)
+        return random_bytes(count)
+
+    monkeypatch.setattr(os, "urandom", slowly)
+    tiny = ExecEvents(buffer_bytes=1)
+    assert tiny.lost > 0
+    process = subprocess.Popen(["true"])
+    process.wait()
+    assert process.pid in drained(tiny)
+    tiny.close()
+
+
 def test_closing_gives_the_socket_back() -> None:
     before = len(os.listdir("/proc/self/fd"))
     try:
