@@ -109,7 +109,7 @@ def ticks_until_told(node: Node) -> int:
     """How many ticks it takes until the container is likely to mine."""
     for tick in range(1, 10):
         node.tick(0.1)
-        if node.watch.wants_reading:  # as the agent does between two ticks
+        if node.watch.has_deferred:  # as the agent does between two ticks
             node.watch.handle_execs((), node.now_s())
         if node.container().verdict.level >= Level.LIKELY:
             return tick

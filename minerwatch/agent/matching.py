@@ -97,7 +97,7 @@ class Matching:
         return len(self._queue)
 
     @property
-    def wants_reading(self) -> bool:
+    def has_deferred(self) -> bool:
         """True if processes must be read again to be matched: their text was shortened."""
         return bool(self._to_read_again)
 
@@ -257,7 +257,7 @@ class Matching:
                 hidden_cpu_share=self._hidden_cpu_share(container, at_s),
                 cgroups_over_bound=container.is_over_bound,
             ),
-            **container.place,
+            **container.cluster_facts,
             **(self.networks.facts(container.container.key) if self.networks else {}),
             **container.gpu,
         }
@@ -350,5 +350,5 @@ class Thresholds:
         if name in self._exact or not isinstance(value, int | float):
             return 0.0
         bounds = self._bounds.get(name, ())
-        place = bisect_right(bounds, value)
-        return bounds[place] if place < len(bounds) else float("inf")
+        index = bisect_right(bounds, value)
+        return bounds[index] if index < len(bounds) else float("inf")

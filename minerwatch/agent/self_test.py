@@ -40,7 +40,7 @@ class SelfTest:
         except OSError as error:
             self._telemetry.fail("canary", error)
 
-    def record(self, finding: Finding) -> None:
+    def handle(self, finding: Finding) -> None:
         """Record a finding of the canary's rule; remove the agent's own canary."""
         if finding.rule != canary.RULE:
             return

@@ -103,14 +103,14 @@ def encoded_worst_first(statuses: Iterable[ContainerStatus]) -> bytes:
     The statuses of a full node together take some MiB, which would stay in the interpreter's heap;
     one large buffer goes back to the kernel.
     """
-    encoder, buffer, places = msgspec.json.Encoder(), bytearray(), []
+    encoder, buffer, ranked = msgspec.json.Encoder(), bytearray(), []
     for each in statuses:
         start = len(buffer)
         encoder.encode_into(each, buffer, start)
-        places.append((_rank(each), slice(start, len(buffer))))
-    places.sort(key=itemgetter(0))
+        ranked.append((_rank(each), slice(start, len(buffer))))
+    ranked.sort(key=itemgetter(0))
     with memoryview(buffer) as encoded:
-        return b"[%b]" % b",".join(encoded[place] for _, place in places)
+        return b"[%b]" % b",".join(encoded[span] for _, span in ranked)
 
 
 def _rank(status: ContainerStatus) -> tuple[float, float, str]:

@@ -99,8 +99,8 @@ def check(path: Path, output: str) -> None:
         click.echo(printable(str(error)))
         sys.exit(1)
     if output == "json":
-        records = [{"path": str(path), **asdict(fault)} for fault in faults]
-        click.echo(json.dumps(records, indent=2))
+        entries = [{"path": str(path), **asdict(fault)} for fault in faults]
+        click.echo(json.dumps(entries, indent=2))
     else:
         for fault in faults:
             click.echo(printable(f"{path}:{fault.line}: {fault}"))

@@ -19,7 +19,7 @@ from minerwatch.culling.ban_store import BanStore
 from minerwatch.culling.bans import (
     Ban,
     Candidate,
-    HubRecords,
+    HubBans,
     Notice,
     Sighting,
     ban_text,
@@ -250,7 +250,7 @@ class Banning:
         if not added:
             return
 
-        def with_added(records: HubRecords) -> HubRecords:
+        def with_added(records: HubBans) -> HubBans:
             if why := budget_objection(records, added, self._settings, self._now_s):
                 raise OverBudgetError(why)
             return records.kept(self._now_s).with_bans(added)

@@ -36,7 +36,7 @@ from minerwatch.culling.compare_and_swap import SwapPace, compare_and_swap
 from minerwatch.culling.lease_codec import (
     LEASE,
     LeaseState,
-    Place,
+    Slot,
     decoded_lease,
     digest,
     lease_body,
@@ -138,7 +138,7 @@ class LeaseBudget:
         state, now_s = self._last, self._monotonic_s()
         if state is None or now_s - state.at_s > self._pace.known_s:
             return None
-        held = self._unexpired(state, now_s).places(dry_run=dry_run)
+        held = self._unexpired(state, now_s).slots(dry_run=dry_run)
         return max(0, self._settings().budget.per_cluster - len(held))
 
     def last_read_s(self) -> float | None:
@@ -171,11 +171,11 @@ class LeaseBudget:
 
     def reserve(self, record: ActionRecord, now: Moment) -> bool:  # noqa: ARG002 - the protocol
         """Take a place, unless one of the record's rules flags too many owners; idempotent."""
-        return self._update(lambda state: self._with_place(state, record), record.node)
+        return self._update(lambda state: self._with_slot(state, record), record.node)
 
     def give_back(self, record: ActionRecord) -> None:
         """Free the place of an action that was not tried; if that fails, it expires."""
-        self._update(lambda state: self._without_place(state, record), record.node)
+        self._update(lambda state: self._without_slot(state, record), record.node)
 
     def forget(self) -> None:
         """Delete the Lease if it exists; raises ApiError."""
@@ -205,21 +205,21 @@ class LeaseBudget:
             self._report_failure(error)
             return False
 
-    def _with_place(self, state: LeaseState, record: ActionRecord) -> LeaseState | bool:
+    def _with_slot(self, state: LeaseState, record: ActionRecord) -> LeaseState | bool:
         id_, node = short_id(record.id), record.node[:_MAX_NODE_CHARS]
         budget, breaker = self._settings().budget, self._settings().circuit_breaker
         state = self._unexpired(state, state.at_s)
-        held = state.places(dry_run=record.dry_run)
-        if any(place.id == id_ for place in held):
+        held = state.slots(dry_run=record.dry_run)
+        if any(slot.id == id_ for slot in held):
             return True
-        own = sum(place.node == node for place in held)
+        own = sum(slot.node == node for slot in held)
         if len(held) >= budget.per_cluster or own >= budget.per_node:
             return False
         flags = state.flags_with((rule, record.counted_as) for rule in record.rules)
         if any(owner_count(flags, rule) >= breaker.cluster_owners for rule in record.rules):
             return False
-        places = (*held, Place(id_, node, state.server_unix_s))
-        return replace(state, flags=flags).with_places(places, dry_run=record.dry_run)
+        slots = (*held, Slot(id_, node, state.server_unix_s))
+        return replace(state, flags=flags).with_slots(slots, dry_run=record.dry_run)
 
     def _with_flags(
         self, state: LeaseState, wanted: Iterable[tuple[str, str]]
@@ -229,29 +229,29 @@ class LeaseBudget:
             return True
         return replace(self._unexpired(state, state.at_s), flags=state.flags_with(missing))
 
-    def _without_place(self, state: LeaseState, record: ActionRecord) -> LeaseState | bool:
+    def _without_slot(self, state: LeaseState, record: ActionRecord) -> LeaseState | bool:
         id_ = short_id(record.id)
         with self._lock:
             self._seen.pop(id_, None)
         state = self._unexpired(state, state.at_s)
-        places = state.places(dry_run=record.dry_run)
-        others = tuple(place for place in places if place.id != id_)
-        return others == places or state.with_places(others, dry_run=record.dry_run)
+        slots = state.slots(dry_run=record.dry_run)
+        others = tuple(slot for slot in slots if slot.id != id_)
+        return others == slots or state.with_slots(others, dry_run=record.dry_run)
 
     def _unexpired(self, state: LeaseState, now_s: float) -> LeaseState:
         """Return ``state`` without the places that have expired by ``now_s`` (monotonic)."""
 
-        def held(places: tuple[Place, ...]) -> tuple[Place, ...]:
+        def held(slots: tuple[Slot, ...]) -> tuple[Slot, ...]:
             longest_s = HOUR_S + MARGIN_S
-            return tuple(each for each in places if self._age_s(state, each, now_s) < longest_s)
+            return tuple(each for each in slots if self._age_s(state, each, now_s) < longest_s)
 
         with self._lock:
             return replace(state, in_earnest=held(state.in_earnest), dry_runs=held(state.dry_runs))
 
-    def _age_s(self, state: LeaseState, place: Place, now_s: float) -> float:
+    def _age_s(self, state: LeaseState, slot: Slot, now_s: float) -> float:
         """Return how long ago a place was taken: by the server, or seen here, whichever is less."""
-        age_s = state.server_unix_s - place.unix_s + (now_s - state.at_s)
-        return min(age_s, now_s - self._seen.get(place.id, -math.inf))
+        age_s = state.server_unix_s - slot.unix_s + (now_s - state.at_s)
+        return min(age_s, now_s - self._seen.get(slot.id, -math.inf))
 
     # The Lease.
 
@@ -274,9 +274,9 @@ class LeaseBudget:
 
     def _remember(self, state: LeaseState) -> None:
         with self._lock:
-            known = {place.id: place for place in (*state.in_earnest, *state.dry_runs)}
-            for id_, place in known.items():
-                age_s = max(0.0, state.server_unix_s - place.unix_s)
+            known = {slot.id: slot for slot in (*state.in_earnest, *state.dry_runs)}
+            for id_, slot in known.items():
+                age_s = max(0.0, state.server_unix_s - slot.unix_s)
                 self._seen.setdefault(id_, state.at_s - age_s)
             self._seen = {id_: seen for id_, seen in self._seen.items() if id_ in known}
             self._last = state

@@ -69,7 +69,7 @@ class AgentPorts:
         self._has_answered = True
         return answer
 
-    def record_exec_answer(self, error: ApiError) -> None:
+    def handle_exec_answer(self, error: ApiError) -> None:
         """Give up, unless a port has answered: ``error`` was a port's, and exec works."""
         if not self._has_answered:
             self._given_up = error

@@ -52,8 +52,8 @@ _QUANTITY = re.compile(
     r"([+-]?(?:\d+\.?\d*|\.\d+))(?:([numkMGTPE]|[KMGTPE]i)|[eE]([+-]?\d{1,3}))?", re.ASCII
 )
 _PER_SUFFIX = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3}
-_PER_SUFFIX |= {suffix: 1000.0 ** (place + 2) for place, suffix in enumerate("MGTPE")}
-_PER_SUFFIX |= {f"{suffix}i": 1024.0 ** (place + 1) for place, suffix in enumerate("KMGTPE")}
+_PER_SUFFIX |= {suffix: 1000.0 ** (power + 2) for power, suffix in enumerate("MGTPE")}
+_PER_SUFFIX |= {f"{suffix}i": 1024.0 ** (power + 1) for power, suffix in enumerate("KMGTPE")}
 _MAX_QUANTITY_CHARS = 64
 _GPU = re.compile(r"gpu|vcuda|(?:^|\.)(?:nvidia|amd)\.com/", re.IGNORECASE)
 """Extended resources of device plugins: nvidia.com/gpu, nvidia.com/mig-1g.10gb, gpu.intel.com/xe,

@@ -256,7 +256,7 @@ class PodWatch:
     def _read_page(self, query: dict[str, str | int], pods: list[Pod]) -> Metadata:
         """Add the pods of a page to ``pods`` as they arrive; return the page's metadata."""
         answer = self._cluster.open("GET", PATH, query, timeout_s=self._pace.answer_s)
-        with self._reading(answer):
+        with self._interruptible(answer):
             page = ListReader(answer.pieces())
             try:
                 pods.extend(pod for item in page.items() if (pod := self._pod(item)))
@@ -277,7 +277,7 @@ class PodWatch:
         answer = self._cluster.open("GET", PATH, query, timeout_s=self._pace.answer_s)
         opened_s = self._delays.start_watch(watch_s)
         patience_s = watch_s + self._pace.answer_s
-        with self._reading(answer):
+        with self._interruptible(answer):
             answer.wait_for_pieces(patience_s)
             for line in _lines(answer, opened_s + patience_s, self._monotonic_s):
                 self._apply_event(line)
@@ -312,7 +312,7 @@ class PodWatch:
         self.trouble = ""
 
     @contextmanager
-    def _reading(self, answer: Response) -> Iterator[None]:
+    def _interruptible(self, answer: Response) -> Iterator[None]:
         """Let ``close`` interrupt the reading of ``answer``."""
         with self._answer_lock:
             self._answer = answer

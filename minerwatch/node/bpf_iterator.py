@@ -23,7 +23,7 @@ from minerwatch.errors import SourceUnavailableError
 from minerwatch.node.capabilities import effective_capabilities
 
 BPF_FOLDER = Path(__file__).parent / "bpf"
-_RECORDS_PER_READ = 1024
+_ROWS_PER_READ = 1024
 _MAX_READS = 4096
 _MAX_EMPTY_READS = 64
 """Reads that end with EAGAIN: the kernel passes a million objects, none of which has a record."""
@@ -64,7 +64,7 @@ class BpfIterator:
     def __init__(
         self,
         name: str,
-        record_bytes: int,
+        row_bytes: int,
         *,
         needs: str = "Linux 5.8",
         library: ctypes.CDLL | None = None,
@@ -75,7 +75,7 @@ class BpfIterator:
         ``what``: its name in the reason.
         """
         self.failures = {"unreadable": 0}
-        self._record_bytes = record_bytes
+        self._row_bytes = row_bytes
         self._needs = needs
         self._what = what
         self._library = library or load_libbpf()
@@ -138,7 +138,7 @@ class BpfIterator:
             empty_reads = 0
             for _ in range(_MAX_READS):
                 try:
-                    content = os.read(fd, _RECORDS_PER_READ * self._record_bytes)
+                    content = os.read(fd, _ROWS_PER_READ * self._row_bytes)
                 except BlockingIOError:  # the next read goes on from there
                     empty_reads += 1
                     if empty_reads > _MAX_EMPTY_READS:
@@ -146,7 +146,7 @@ class BpfIterator:
                     continue
                 if not content:
                     break
-                whole = len(content) - len(content) % self._record_bytes
+                whole = len(content) - len(content) % self._row_bytes
                 yield content[:whole]
         except OSError:
             self.failures["unreadable"] += 1

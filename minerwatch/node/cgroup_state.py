@@ -14,7 +14,7 @@ from minerwatch.model import Container, ContainerKey, ContainerKind
 from minerwatch.node.cgroup_names import is_kubernetes_own, is_run_by_a_user
 from minerwatch.node.proc_files import decoded
 
-IDLE_POLL_TICKS = 8
+IDLE_CHECK_TICKS = 8
 """Ticks after which an idle container is read again."""
 
 _UNKNOWN_LINKS = -1

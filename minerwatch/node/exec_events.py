@@ -158,10 +158,10 @@ def _request(token: int) -> bytes:
 
 def _wait_for_answer(listening: socket.socket, token: int, max_wait_s: float) -> None:
     """Wait for the kernel's answer: a request from another namespace gets none (cn_proc.c)."""
-    poll = select.poll()
-    poll.register(listening, select.POLLIN)
+    descriptors = select.poll()
+    descriptors.register(listening, select.POLLIN)
     end_s = time.monotonic() + max_wait_s
-    while time.monotonic() < end_s and poll.poll(_ANSWER_S * 1000):
+    while time.monotonic() < end_s and descriptors.poll(_ANSWER_S * 1000):
         try:
             message, sender = listening.recvfrom(_MESSAGE_BYTES)
         except BlockingIOError:

@@ -111,8 +111,8 @@ def _payload() -> Iterator[Step]:
         *_must_equal((_IND_B, 0, 0, 0), ord("{")),
         *(
             step
-            for place in range(1, SEARCHED_BYTES)
-            for step in _is_word_at(place, one_word * (SEARCHED_BYTES - 1 - place) + 1)
+            for offset in range(1, SEARCHED_BYTES)
+            for step in _is_word_at(offset, one_word * (SEARCHED_BYTES - 1 - offset) + 1)
         ),
         _DROP,
     )
@@ -126,8 +126,8 @@ def _payload() -> Iterator[Step]:
     yield from accept
 
 
-def _is_word_at(place: int, to_accept: int) -> Iterator[Step]:
-    yield _IND, 0, 0, place
+def _is_word_at(offset: int, to_accept: int) -> Iterator[Step]:
+    yield _IND, 0, 0, offset
     for number, word in enumerate(WORDS, start=1):
         is_last = number == len(WORDS)
         yield _JEQ, len(WORDS) - number, int(is_last), int.from_bytes(word, "big")

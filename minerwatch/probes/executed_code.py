@@ -252,12 +252,12 @@ class ExecutedCode:
 
     def take(self, samples: CodeSamples, now_s: float) -> None:
         """Classify what is due of these samples; in the thread, and in tests."""
-        placed = self._placed(samples, now_s)
+        by_place = self._by_place(samples, now_s)
         if self._hot is not None:
-            named = self._hot.take(placed, samples.period_s, now_s)
+            named = self._hot.take(by_place, samples.period_s, now_s)
             with self._lock:
                 self._news |= named
-        due = self._due(placed, now_s)
+        due = self._due(by_place, now_s)
         asked: dict[Place, Counter[int]] = {}
         chosen = self._bounds.chosen(due, now_s)
         self._failures["left"] += len(due) - len(chosen)
@@ -272,11 +272,11 @@ class ExecutedCode:
         if now_s - self._asked_s >= _IDLE_S:
             self._program.discard()
 
-    def _due(self, placed: dict[Place, list[int]], now_s: float) -> list[tuple[Place, int]]:
+    def _due(self, by_place: dict[Place, list[int]], now_s: float) -> list[tuple[Place, int]]:
         """Return what is to be classified at once, and gather what a round needs."""
         due: list[tuple[Place, int]] = []
         is_round = self._rounds.is_on(now_s)
-        for place, addresses in placed.items():
+        for place, addresses in by_place.items():
             if self._avoided.get(place.owner, 0.0) > now_s:
                 continue
             if not self._is_known(place) or (place.is_relative and is_round):
@@ -285,12 +285,12 @@ class ExecutedCode:
                 self._failures["left"] += self._rounds.add(place, addresses, now_s)
         return due
 
-    def _placed(self, samples: CodeSamples, now_s: float) -> dict[Place, list[int]]:
+    def _by_place(self, samples: CodeSamples, now_s: float) -> dict[Place, list[int]]:
         """Return the addresses by place."""
         by_pid: defaultdict[int, list[int]] = defaultdict(list)
         for pid, address, _ in samples.samples:
             by_pid[pid].append(address)
-        placed: dict[Place, list[int]] = {}
+        by_place: dict[Place, list[int]] = {}
         exited: set[int] = set()
         located = self._located
         for pid, addresses in by_pid.items():
@@ -300,20 +300,18 @@ class ExecutedCode:
                 located[pid] = self._locator.locate(pid)
             place = located[pid]
             if place is not None:
-                placed[place] = addresses
+                by_place[place] = addresses
             elif os.path.exists(f"{self._proc}/{pid}"):  # noqa: PTH110 - hot
                 self._failures["unplaced"] += len(addresses)
             else:
                 exited.add(pid)
         gone = [each for each in samples.samples if each[0] in exited] if exited else []
         self._pace.note(len(samples.samples), len(gone), now_s)
-        for place, address in self._placed_by_cgroup(gone):
-            placed.setdefault(place, []).append(address)
-        return placed
+        for place, address in self._of_relatives(gone):
+            by_place.setdefault(place, []).append(address)
+        return by_place
 
-    def _placed_by_cgroup(
-        self, gone: Iterable[tuple[int, int, int]]
-    ) -> Iterator[tuple[Place, int]]:
+    def _of_relatives(self, gone: Iterable[tuple[int, int, int]]) -> Iterator[tuple[Place, int]]:
         chosen: dict[int, Place | None] = {}
         for _, address, cgroup in gone:
             if cgroup not in chosen:

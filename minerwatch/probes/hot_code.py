@@ -165,7 +165,7 @@ class HotCode:
                     self._gathering.popitem(last=False)
 
     def take(
-        self, placed: Mapping[Place, Sequence[int]], period_s: float, now_s: float
+        self, by_place: Mapping[Place, Sequence[int]], period_s: float, now_s: float
     ) -> set[ContainerKey]:
         """Gather addresses, each for ``period_s`` of CPU time, and ask.
 
@@ -175,7 +175,7 @@ class HotCode:
             answered = self._receive_answers()
             if not self._gathering:
                 return answered
-            for place, addresses in placed.items():
+            for place, addresses in by_place.items():
                 gathering = self._gathering.get(place.container) or self._gathering.get(
                     place.process
                 )

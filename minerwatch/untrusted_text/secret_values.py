@@ -217,8 +217,8 @@ def _value_end(word: str, start: int, before: str, *, is_quoted: bool) -> int | 
 
 
 def _first_of(word: str, ends: str, start: int) -> int:
-    places = [place for place in (word.find(end, start) for end in ends) if place >= 0]
-    return min(places, default=len(word))
+    found = [at for at in (word.find(end, start) for end in ends) if at >= 0]
+    return min(found, default=len(word))
 
 
 def address_spans(word: str) -> Iterator[tuple[int, int]]:

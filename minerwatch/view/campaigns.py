@@ -111,12 +111,12 @@ def campaigns(statuses: Iterable[ContainerStatus]) -> tuple[Campaign, ...]:
     are suspicious by what they compute are joined by its code.
     """
     every = [*statuses]
-    left = {place: has for place, has in enumerate(_traits_that_join(every)) if has[1]}
+    left = {index: has for index, has in enumerate(_traits_that_join(every)) if has[1]}
     found: list[Campaign] = []
     while (shared := _shared(left)) and len(found) < _MAX_CAMPAIGNS:
         best = max(shared, key=lambda trait: _rank(trait, shared[trait]))
-        members = [place for place, (_, has) in left.items() if best in has]
-        found.append(_campaign(best, [left.pop(place) for place in members]))
+        members = [index for index, (_, has) in left.items() if best in has]
+        found.append(_campaign(best, [left.pop(index) for index in members]))
     return tuple(sorted(found, key=lambda campaign: -campaign.pods))
 
 

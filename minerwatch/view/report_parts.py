@@ -155,7 +155,7 @@ def seconds(value: float | None) -> str:
     return UNKNOWN if value is None else duration(value)
 
 
-def place_of(incident: ReportedIncident) -> str:
+def name_of(incident: ReportedIncident) -> str:
     """Return namespace, pod and container."""
     parts = (incident.namespace, incident.pod, incident.container)
     return "/".join(part for part in parts if part)
@@ -326,7 +326,7 @@ def _incident_columns(report: Report) -> tuple[Column, ...]:
 def _incident_row(each: ReportedIncident, report: Report) -> Row:
     return Row(
         (
-            Name(place_of(each)),
+            Name(name_of(each)),
             Name(each.node),
             Name(each.owner or "-"),
             Name(each.abuse or UNKNOWN),
@@ -360,7 +360,7 @@ def _released(report: Report, most: int) -> Table:
     rows = (
         Row(
             (
-                Name(place_of(each)),
+                Name(name_of(each)),
                 Name(each.node),
                 Name(each.owner or "-"),
                 Name(each.level),

@@ -20,8 +20,8 @@ from textual.widgets import Footer, Input, Label, OptionList, Static, Tab, Tabs
 from textual.widgets.option_list import Option
 
 from minerwatch.cli.top_screen.keys import key
+from minerwatch.cli.top_screen.pager import Chart, Pager, Prompt
 from minerwatch.cli.top_screen.proposal import Choice, Proposal, proposal_sections
-from minerwatch.cli.top_screen.reader import Chart, Prompt, Reader
 from minerwatch.cli.top_screen.table import LongTable
 from minerwatch.view.screen import words
 from minerwatch.view.screen.banner import banner_lines, state_of
@@ -142,7 +142,7 @@ class MainScreen(Screen[None]):
         self._prompt.action_clear()
 
 
-class ReadingScreen(Screen[bool]):
+class PagerScreen(Screen[bool]):
     """Sections of text that are scrolled and searched: help, a node, the result of an action."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -155,13 +155,13 @@ class ReadingScreen(Screen[bool]):
     def __init__(self, sections: Callable[[int], list[Section]], chart: Chart | None = None):
         """``sections``: what is to be read, for a width."""
         super().__init__()
-        self.reader = Reader(chart)
+        self.pager = Pager(chart)
         self.fields: Sequence[Widget] = ()  # below it
         self._sections = sections
 
     def compose(self) -> ComposeResult:
         """The text, where a search is typed, and the keys."""
-        yield self.reader
+        yield self.pager
         yield from self.fields
         yield Prompt("search:", "text on this page; n the next, N the one before")
         yield Footer(compact=True)
@@ -169,7 +169,7 @@ class ReadingScreen(Screen[bool]):
     def on_mount(self) -> None:
         """Let keys scroll, or be typed where there is a field."""
         fields = self.query("#typed").results(Input)
-        self.set_focus(next(fields, self.reader))
+        self.set_focus(next(fields, self.pager))
 
     def on_resize(self, _event: events.Resize) -> None:
         """Break the lines for this width."""
@@ -177,27 +177,27 @@ class ReadingScreen(Screen[bool]):
 
     def fit(self) -> None:
         """Show the text as it is now, scrolled as it was."""
-        self.reader.show(self._sections(max(1, self.app.size.width - 1)))
+        self.pager.show(self._sections(max(1, self.app.size.width - 1)))
 
     @on(Prompt.Typed)
     def _typed(self, event: Prompt.Typed) -> None:
         event.stop()
-        self.reader.search(event.text)
+        self.pager.search(event.text)
 
     def action_search(self) -> None:
         """Type what is searched."""
-        self.query_one(Prompt).open(self.reader.searched)
+        self.query_one(Prompt).open(self.pager.searched)
 
     def action_find(self, step: int) -> None:
         """Go to the next line that was searched, or the one before."""
-        self.reader.find(step)
+        self.pager.find(step)
 
     def action_back(self) -> None:
         """Leave."""
         self.app.pop_screen()
 
 
-class PageScreen(ReadingScreen):
+class PageScreen(PagerScreen):
     """Everything about one container."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -260,7 +260,7 @@ class ChoiceScreen(ModalScreen[str | None]):
         self.dismiss(self._choices[event.option_index][1])
 
 
-class ProposalScreen(ReadingScreen):
+class ProposalScreen(PagerScreen):
     """A proposal; dismissed with True once the name has been typed."""
 
     def __init__(self, proposal: Proposal) -> None:

@@ -151,8 +151,8 @@ class _Mapping:
 
     def __init__(self, line: bytes) -> None:
         """Raises ValueError if it is no line of maps (proc_pid_maps(5))."""
-        place, self.permissions, offset, device, inode, *name = line.split(None, 5)
-        start, _, end = place.partition(b"-")
+        addresses, self.permissions, offset, device, inode, *name = line.split(None, 5)
+        start, _, end = addresses.partition(b"-")
         self.start, self.end, self.offset = int(start, 16), int(end, 16), int(offset, 16)
         self.file = device + b":" + inode if inode != b"0" else b""
         self.name = name[0] if name else b""
@@ -175,10 +175,10 @@ class Mappings:
 
     def of(self, address: int) -> _Mapping | None:
         """Return the mapping that holds ``address``."""
-        place = bisect_right(self._starts, address) - 1
-        if place < 0 or address >= self._mappings[place].end:
+        index = bisect_right(self._starts, address) - 1
+        if index < 0 or address >= self._mappings[index].end:
             return None
-        return self._mappings[place]
+        return self._mappings[index]
 
 
 def largest_file_mib(content: bytes) -> float:
@@ -359,8 +359,8 @@ def _page(address: int, mapping: _Mapping) -> str:
     """Return a name of the page: the same in all processes that map the same file."""
     if not mapping.file:
         return f"{address >> _PAGE_BITS:x}"
-    place = address - mapping.start + mapping.offset
-    return f"{mapping.file.decode(errors='replace')}:{place >> _PAGE_BITS:x}"
+    file_offset = address - mapping.start + mapping.offset
+    return f"{mapping.file.decode(errors='replace')}:{file_offset >> _PAGE_BITS:x}"
 
 
 def _question(line: bytes) -> dict[str, Any]:

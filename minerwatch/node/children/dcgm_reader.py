@@ -126,11 +126,11 @@ def _memory_bytes(device: _Device) -> int | None:
 
 def fetched(url: str) -> str:
     """Return the body of the answer. Raises OSError or HTTPException."""
-    place = urlsplit(url)
-    connection = HTTPConnection(place.hostname or "", place.port or 80)
+    parts = urlsplit(url)
+    connection = HTTPConnection(parts.hostname or "", parts.port or 80)
     signal.setitimer(signal.ITIMER_REAL, MAX_S)  # of all steps together
     try:
-        connection.request("GET", place.path or "/metrics", headers={"Accept": "text/plain"})
+        connection.request("GET", parts.path or "/metrics", headers={"Accept": "text/plain"})
         answer = connection.getresponse()
         body = answer.read(MAX_BYTES + 1) if answer.status == 200 else b""
     finally:

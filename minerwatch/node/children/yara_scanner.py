@@ -7,7 +7,7 @@ freed with the process. One JSON value a line:
 standard input                                      standard output
 ==================================================  ==========================================
 ``{"rules": [[text, earlier text], …]}``            ``{"broken": [[number, line, reason], …]}``
-``{"proc", "pid", "place", "start_ticks"}``         ``{"name"}`` for each match
+``{"proc", "pid", "task_path", "start_ticks"}``         ``{"name"}`` for each match
 ..                                                  ``{"is_there", "failures": […]}``
 ==================================================  ==========================================
 
@@ -171,7 +171,7 @@ class _Scan:
         self._scanners = scanners
         self._proc: str = question["proc"]
         self._pid: int = question["pid"]
-        self._place: str = question["place"]
+        self._task_path: str = question["task_path"]
         self._start_ticks: int = question["start_ticks"]
         self._until_cpu_s = time.process_time() + _SCAN_CPU_S
         self._fds: list[int] = []
@@ -200,7 +200,7 @@ class _Scan:
         return self._is_there()
 
     def _open(self, name: str) -> int:
-        fd = os.open(f"{self._proc}/{self._place}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(f"{self._proc}/{self._task_path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         self._fds.append(fd)
         return fd
 
@@ -209,15 +209,15 @@ class _Scan:
             return file.read(65536)
 
     def _program(self) -> Program:
-        code_start = int(_stat_fields(self._read(f"{self._place}/stat"))[23])
+        code_start = int(_stat_fields(self._read(f"{self._task_path}/stat"))[23])
         if code_start == 0:
             raise ProcessLookupError(errno.ESRCH, "no memory: it exited, or is a kernel thread")
-        data_kib = sum(map(int, _DATA.findall(self._read(f"{self._place}/status"))))
+        data_kib = sum(map(int, _DATA.findall(self._read(f"{self._task_path}/status"))))
         return Program(
             code_start=code_start,
             data_bytes=data_kib << 10,
             read_implies_exec=bool(
-                int(self._read(f"{self._place}/personality"), 16) & _READ_IMPLIES_EXEC
+                int(self._read(f"{self._task_path}/personality"), 16) & _READ_IMPLIES_EXEC
             ),
         )
 

@@ -53,7 +53,7 @@ class Chart(Vertical):
         self._caption.update(Text(f"CPU: {cpu_text(subject)}"))
 
 
-class Reader(VerticalScroll):
+class Pager(VerticalScroll):
     """Sections of lines that are broken already; after the first a chart, where there is one."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
