@@ -143,7 +143,7 @@ class Publisher:
     def _publish_verdict(
         self, observation: Observation, previous: str, level: str, delay_s: float | None = None
     ) -> None:
-        """Record a change of verdict and log it, with the number of lines dropped before it."""
+        """Journal and log a change of verdict, with the number of lines dropped before it."""
         self._parts.recorder.record_verdict(observation, previous, level, delay_s)
         container = observation.container
         identity = self._parts.node.identity(container)

@@ -41,7 +41,7 @@ class SelfTest:
             self._telemetry.fail("canary", error)
 
     def handle(self, finding: Finding) -> None:
-        """Record a finding of the canary's rule; remove the agent's own canary."""
+        """Report that the canary's rule has matched; remove the agent's own canary."""
         if finding.rule != canary.RULE:
             return
         is_own = finding.process is not None and finding.process.pid == self._canary.pid

@@ -54,7 +54,7 @@ class Tracker:
 
     @property
     def has_deferred(self) -> bool:
-        """True if some processes could not be read or placed yet."""
+        """True if some processes could not be read, or attributed to a container, yet."""
         return bool(
             self._reader.deferred or self._matching.has_deferred or self._cgroups.unattributed
         )
@@ -93,7 +93,7 @@ class Tracker:
     def read_execs(
         self, pids: Iterable[int], at_s: float, max_cpu_s: float
     ) -> list[TrackedContainer]:
-        """Place and read processes that have just exec'ed; return their containers."""
+        """Attribute and read processes that have just exec'ed; return their containers."""
         started = {*pids, *self._cgroups.unattributed}
         to_read = {pid for pid in started if self._attribute(pid, at_s)}
         self._attributed_since_tick |= to_read
@@ -151,7 +151,7 @@ class Tracker:
         return True
 
     def _drop_exited(self, sampled: CgroupTick) -> None:
-        """Drop processes that were placed between two ticks and exited before this one."""
+        """Drop processes that were attributed between two ticks and exited before this one."""
         for pid in self._attributed_since_tick:
             container = self._node.container_of.get(pid)
             if container and pid not in sampled.pids.get(container.container.key, ()):

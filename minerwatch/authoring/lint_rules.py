@@ -202,7 +202,7 @@ def check_by_sigma(rule: Rule, document: Document) -> Problems:
 
 
 def _items(definition: Value, at: KeyPath) -> Iterator[tuple[KeyPath, str, Value]]:
-    """Yield each ``field|modifiers: value`` of the selections, with its place."""
+    """Yield each ``field|modifiers: value`` of the selections, with its line."""
     if isinstance(definition, list):
         for index, inner in enumerate(definition):
             yield from _items(inner, (*at, index))

@@ -12,7 +12,7 @@ from minerwatch.detection.sigma.yaml_document import read_document
 from minerwatch.model import FactValue, Signal
 
 TO_DO = "TODO"
-"""Marks a place for the author to fill in; lint warns of each."""
+"""Marks what the author fills in; lint warns of each."""
 
 _Examples = tuple[Mapping[str, FactValue], ...]
 

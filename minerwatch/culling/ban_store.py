@@ -36,7 +36,7 @@ class _Object(msgspec.Struct, omit_defaults=True, rename={"binary_data": "binary
 
 
 class BanStore:
-    """Reads and changes the records; for one thread. Raises ApiError in one line."""
+    """Reads and changes bans and notices; for one thread. Raises ApiError in one line."""
 
     def __init__(
         self,
@@ -53,19 +53,19 @@ class BanStore:
         self._rng = random.Random()  # noqa: S311 - it spreads requests
 
     def read(self) -> HubBans:
-        """Return the records; empty ones if the ConfigMap does not exist."""
+        """Return bans and notices; none if the ConfigMap does not exist."""
         found = self._get()
-        return self._records(found) if found else HubBans()
+        return self._decoded(found) if found else HubBans()
 
     def update(self, change: Callable[[HubBans], HubBans]) -> HubBans:
-        """Write what ``change`` makes of the records, and return it; again if they changed.
+        """Write what ``change`` returns, and return it; try again if the object changed meanwhile.
 
         ``change`` may raise: nothing is written then.
         """
 
         def attempt(until_s: float) -> HubBans:
             found = self._get(until_s)
-            before = self._records(found) if found else HubBans()
+            before = self._decoded(found) if found else HubBans()
             after = change(before)
             if after != before:
                 self._put(found, after, until_s)
@@ -90,12 +90,12 @@ class BanStore:
         except NOT_JSON as error:
             raise self._broken("it is no ConfigMap", error) from error
 
-    def _put(self, found: _Object | None, records: HubBans, until_s: float) -> None:
+    def _put(self, found: _Object | None, hub_bans: HubBans, until_s: float) -> None:
         collection, path = self._paths()
         namespace, name = self._config_map().split("/")
         data = dict(found.data or {}) if found else {}
-        data[BANS] = msgspec.json.encode(records.bans).decode()
-        data[NOTICES] = msgspec.json.encode(records.notices).decode()
+        data[BANS] = msgspec.json.encode(hub_bans.bans).decode()
+        data[NOTICES] = msgspec.json.encode(hub_bans.notices).decode()
         if sum(len(text.encode()) for text in data.values()) > _MAX_DATA_BYTES:
             raise ApiError(
                 "server", f"{self._config_map()}: it is full: release some bans", status=413
@@ -107,7 +107,7 @@ class BanStore:
             method, where, body=msgspec.json.encode(body), timeout_s=self._answer_s(until_s)
         )
 
-    def _records(self, found: _Object) -> HubBans:
+    def _decoded(self, found: _Object) -> HubBans:
         data = found.data or {}
         try:
             bans = msgspec.json.decode(data.get(BANS, "[]"), type=tuple[Ban, ...])

@@ -110,7 +110,7 @@ class HubBans(msgspec.Struct, frozen=True):
         return HubBans(tuple(bans), self.current(unix_s).notices)
 
     def with_notice(self, notice: Notice) -> HubBans:
-        """Return the records with ``notice`` in place of an earlier one about the same server."""
+        """Return these with ``notice`` instead of an earlier one about the same server."""
         others = [
             each
             for each in self.notices
@@ -119,7 +119,7 @@ class HubBans(msgspec.Struct, frozen=True):
         return HubBans(self.bans, (*others, notice)[-MAX_NOTICES:])
 
     def with_bans(self, added: Iterable[Ban]) -> HubBans:
-        """Return the records with ``added``; of two of a name the one that ends later stays."""
+        """Return these with ``added``; of two of a name the one that ends later stays."""
         found: dict[tuple[BanKind, str], Ban] = {}
         for each in (*self.bans, *added):
             before = found.get((each.kind, each.name))
@@ -128,7 +128,7 @@ class HubBans(msgspec.Struct, frozen=True):
         return HubBans(tuple(found.values()), self.notices)
 
     def without(self, *, pod_uid: str = "", name: str = "") -> HubBans:
-        """Return the records without the bans and notices of a pod, or without a name's bans."""
+        """Return these without the bans and notices of a pod, or without a name's bans."""
         kept = tuple(
             each
             for each in self.bans
@@ -180,15 +180,15 @@ def candidates(
             yield Candidate(kind, each, values, sighting.unflagged, tuple(reasons))
 
 
-def budget_objection(records: HubBans, added: Sequence[Ban], settings: Bans, unix_s: float) -> str:
+def budget_objection(hub_bans: HubBans, added: Sequence[Ban], settings: Bans, unix_s: float) -> str:
     """Return why ``added`` are too many; "": they are not."""
-    names = {(each.kind, each.name) for each in records.bans}
+    names = {(each.kind, each.name) for each in hub_bans.bans}
     new = [each for each in added if (each.kind, each.name) not in names]
-    today = sum(each.at_unix_s > unix_s - DAY_S for each in records.bans)
+    today = sum(each.at_unix_s > unix_s - DAY_S for each in hub_bans.bans)
     if today + len(new) > settings.per_day:
         return f"{today} bans were made within a day, {settings.per_day} are allowed (per_day)"
-    if len(records.bans) + len(new) > MAX_BANS:
-        return f"there are {len(records.bans)} bans, {MAX_BANS} are allowed: release some"
+    if len(hub_bans.bans) + len(new) > MAX_BANS:
+        return f"there are {len(hub_bans.bans)} bans, {MAX_BANS} are allowed: release some"
     return ""
 
 

@@ -69,7 +69,7 @@ class Cases:
         return self.stopped(pod_uid) | {process for uid, process in recent if uid == pod_uid}
 
     def pod_uid(self, container: Container) -> str:
-        """Return the uid that actions on a container are recorded by."""
+        """Return the uid under which records hold a container's actions."""
         identity = self._cluster.identity(container) if self._context.is_host else None
         return identity.pod.uid if identity else container.pod_uid
 

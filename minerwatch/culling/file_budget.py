@@ -1,11 +1,11 @@
 """A host's budget of actions: one file, locked while it is read and written.
 
 Beside the file is a lock that is never replaced (flock(2)), so that of two agents that want the
-last place one gets it. The file itself is written aside, flushed and renamed: an agent that is
+last slot one gets it. The file itself is written aside, flushed and renamed: an agent that is
 killed leaves the old file or the new one. A file that cannot be read, is damaged, or is no regular
 file of the agent's own user permits nothing, until an operator has moved it away.
 
-A place is held for an hour by the clock since boot, which no one can set. One from before the last
+A slot is held for an hour by the clock since boot, which no one can set. One from before the last
 boot counts as taken at the boot.
 """
 
@@ -40,7 +40,7 @@ class BudgetError(MinerwatchError):
 
 
 class Slot(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """A place of the hour's budget, taken by one action."""
+    """A slot of the hour's budget, taken by one action."""
 
     id: str
     boot_id: str
@@ -107,7 +107,7 @@ class FileBudget:
         return {}
 
     def reserve(self, record: ActionRecord, now: Moment) -> bool:
-        """Take a place; return True if the record has one now. Idempotent."""
+        """Take a slot; return True if the record has one now. Idempotent."""
 
         def change(slots: tuple[Slot, ...]) -> tuple[Slot, ...]:
             held = self._unexpired(slots, dry_run=record.dry_run)
@@ -119,7 +119,7 @@ class FileBudget:
         return any(slot.id == record.id for slot in slots)
 
     def give_back(self, record: ActionRecord) -> None:
-        """Free the place of an action that was not tried; if that fails, it expires."""
+        """Free the slot of an action that was not tried; if that fails, it expires."""
         self._update(lambda slots: tuple(each for each in slots if each.id != record.id))
 
     def forget(self) -> None:
@@ -143,7 +143,7 @@ class FileBudget:
     def _update(
         self, change: Callable[[tuple[Slot, ...]], tuple[Slot, ...]]
     ) -> tuple[Slot, ...] | None:
-        """Write the places that ``change`` returns and return them; None on any failure."""
+        """Write the slots that ``change`` returns and return them; None on any failure."""
         try:
             with self._locked():
                 found = self._read()
@@ -199,9 +199,9 @@ class FileBudget:
         try:
             slots = msgspec.json.decode(body, type=tuple[Slot, ...])
             if len(slots) > MAX_SLOTS:
-                raise ValueError("too many places")
+                raise ValueError("too many slots")
             if any(_age_s(each, now) < 0 for each in slots):
-                raise ValueError("a place in the future")
+                raise ValueError("a slot in the future")
         except NOT_JSON as error:
             raise BudgetError(
                 f"{self._path}: damaged, so nothing is culled: move the file away once no action"
@@ -229,7 +229,7 @@ class FileBudget:
 
 
 def _age_s(slot: Slot, now: Moment) -> float:
-    """Return the least possible age of a place."""
+    """Return the least possible age of a slot."""
     if slot.boot_id != now.boot_id:
         return now.monotonic_s
     return now.monotonic_s - slot.monotonic_s

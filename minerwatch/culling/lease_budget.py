@@ -1,21 +1,21 @@
 """The cluster's budget of actions: one Lease, which all agents compare and swap.
 
-An agent reads the Lease, adds its own place if there is one left, and writes it back (see
-``culling.compare_and_swap``). So if two agents want the last place, one gets it. A missing Lease is
+An agent reads the Lease, adds its own slot if there is one left, and writes it back (see
+``culling.compare_and_swap``). So if two agents want the last slot, one gets it. A missing Lease is
 created, which also succeeds for one agent only (409 AlreadyExists). If an answer is lost, the agent
-reads again and looks for its own place by id.
+reads again and looks for its own slot by id.
 
 On any failure nothing is done: no Lease, no action.
 
 **Time.** Nodes' clocks may be wrong, so the time is the API server's: the ``Date`` of the answer to
-the read that is written back. API servers' clocks may differ a little: a place is held two minutes
-longer than an hour. A place seen in the Lease is also held for an hour by the agent's own monotonic
+the read that is written back. API servers' clocks may differ a little: a slot is held two minutes
+longer than an hour. A slot seen in the Lease is also held for an hour by the agent's own monotonic
 clock, whatever the API server's clock does.
 
 **Rules that flag many.** Agents also write which rules confirm which owners on their nodes. An
 entry counts for a quarter of an hour, and is renewed after half of that. Once a rule has as many
 owners as ``culling.circuit_breaker.cluster_owners``, no agent acts on its findings, and an action
-that rests on them gets no place.
+that rests on them gets no slot.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from minerwatch.culling.records import HOUR_S, ActionRecord, Moment
 from minerwatch.kube.client import ApiError, Cluster
 
 MARGIN_S = 120.0
-"""Covers the time in which an action is tried after its place was taken, and clock differences."""
+"""Covers the time in which an action is tried after its slot was taken, and clock differences."""
 
 _MAX_NODE_CHARS = 63
 _MAX_LEASE_BYTES = 1 << 20
@@ -98,7 +98,7 @@ class LeaseBudget:
         self._pace = pace or BudgetPace()
         self._monotonic_s = monotonic_s
         self._lock = Lock()  # guards what was seen
-        self._seen: dict[str, float] = {}  # place -> when it was taken, as first seen; monotonic
+        self._seen: dict[str, float] = {}  # slot -> when it was taken, as first seen; monotonic
         self._last: LeaseState | None = None  # replaced, never changed
         self._closing = closing or Event()
         self._refresh_s = -math.inf  # monotonic; the Lease is not read before this
@@ -121,7 +121,7 @@ class LeaseBudget:
         """Read the Lease if the last read is too old; called at every tick.
 
         ``now_s`` is monotonic; ``is_needed``: an action may follow. A spent budget is read less
-        often: all agents would wait for a place.
+        often: all agents would wait for a slot.
         """
         most_s = self._pace.needed_s if is_needed else self._pace.idle_s
         if is_needed and self.left(dry_run=dry_run) == 0:
@@ -170,11 +170,11 @@ class LeaseBudget:
         return {rule: len(those) for rule, those in found if those}
 
     def reserve(self, record: ActionRecord, now: Moment) -> bool:  # noqa: ARG002 - the protocol
-        """Take a place, unless one of the record's rules flags too many owners; idempotent."""
+        """Take a slot, unless one of the record's rules flags too many owners; idempotent."""
         return self._update(lambda state: self._with_slot(state, record), record.node)
 
     def give_back(self, record: ActionRecord) -> None:
-        """Free the place of an action that was not tried; if that fails, it expires."""
+        """Free the slot of an action that was not tried; if that fails, it expires."""
         self._update(lambda state: self._without_slot(state, record), record.node)
 
     def forget(self) -> None:
@@ -239,7 +239,7 @@ class LeaseBudget:
         return others == slots or state.with_slots(others, dry_run=record.dry_run)
 
     def _unexpired(self, state: LeaseState, now_s: float) -> LeaseState:
-        """Return ``state`` without the places that have expired by ``now_s`` (monotonic)."""
+        """Return ``state`` without the slots that have expired by ``now_s`` (monotonic)."""
 
         def held(slots: tuple[Slot, ...]) -> tuple[Slot, ...]:
             longest_s = HOUR_S + MARGIN_S
@@ -249,7 +249,7 @@ class LeaseBudget:
             return replace(state, in_earnest=held(state.in_earnest), dry_runs=held(state.dry_runs))
 
     def _age_s(self, state: LeaseState, slot: Slot, now_s: float) -> float:
-        """Return how long ago a place was taken: by the server, or seen here, whichever is less."""
+        """Return how long ago a slot was taken: by the server, or seen here, whichever is less."""
         age_s = state.server_unix_s - slot.unix_s + (now_s - state.at_s)
         return min(age_s, now_s - self._seen.get(slot.id, -math.inf))
 

@@ -1,6 +1,6 @@
-"""Content of the budget's Lease: places that are taken and owners that are flagged, as JSON. Pure.
+"""Content of the budget's Lease: slots that are taken and owners that are flagged, as JSON. Pure.
 
-Places are in two annotations, one for enforced actions and one for dry runs:
+Slots are in two annotations, one for enforced actions and one for dry runs:
 ``[[id, node, unix_s], …]``. A third has the owners that each rule confirms, both as hashes:
 ``[[rule, owner, unix_s], …]``.
 """
@@ -36,7 +36,7 @@ _Entry = TypeVar("_Entry")
 
 
 class Slot(msgspec.Struct, array_like=True, frozen=True):
-    """A place of the hour's budget, taken by one action."""
+    """A slot of the hour's budget, taken by one action."""
 
     id: str
     node: str
@@ -68,7 +68,7 @@ class LeaseState:
     flags: tuple[Flag, ...] = ()
 
     def slots(self, *, dry_run: bool) -> tuple[Slot, ...]:
-        """Return the places of one of the two lists."""
+        """Return the slots of one of the two lists."""
         return self.dry_runs if dry_run else self.in_earnest
 
     def with_slots(self, slots: tuple[Slot, ...], *, dry_run: bool) -> LeaseState:
@@ -106,7 +106,7 @@ class LeaseState:
 
 
 def short_id(record_id: str) -> str:
-    """Return the id of an action's place."""
+    """Return the id of an action's slot."""
     return hashlib.sha256(record_id.encode()).hexdigest()[:_ID_DIGITS]
 
 

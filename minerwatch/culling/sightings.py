@@ -58,7 +58,7 @@ class Sightings:
         self._pods = 0
 
     def update(self, pods: Iterable[PodSeen], flagged: frozenset[str], unix_s: float) -> None:
-        """Record the node's pods, and the uids of flagged ones; once a minute.
+        """Keep the node's pods, and the uids of flagged ones; once a minute.
 
         A name that is a claim is skipped: a tenant could make an address one of many users.
         """

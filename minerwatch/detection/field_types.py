@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Place where fields are read."""
+    """Where the values of fields come from."""
 
     name: str
     capability: str = ""  # or right, for processes of other users; "": none

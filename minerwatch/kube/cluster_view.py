@@ -163,7 +163,7 @@ class ClusterNode:
         return self._names.is_over(container, self.identity(container), time.monotonic())
 
     def facts(self, container: Container) -> Facts:
-        """Return the facts about the container's place in the cluster."""
+        """Return what the cluster knows of the container, as facts."""
         return identity_facts(self.identity(container))
 
     def announce(self, observations: Iterable[Observation]) -> None:
@@ -269,7 +269,7 @@ _OWNER_FACTS: Mapping[OwnerKind, str] = {
 
 
 def identity_facts(identity: Identity | None) -> Facts:
-    """Return the facts about a container's place in the cluster."""
+    """Return what the cluster knows of a container, as facts."""
     if identity is None:
         return {}
     facts: dict[str, FactValue] = {

@@ -120,7 +120,7 @@ class WatchDelays:
         self._opened_s = None
 
     def start_watch(self, watch_s: float) -> float:
-        """Record that a watch of ``watch_s`` is open; return the time now."""
+        """Start the clocks of a watch of ``watch_s``; return the time now."""
         self._opened_s = self._monotonic_s()
         self._ends_s = self._opened_s + watch_s
         return self._opened_s

@@ -1,4 +1,4 @@
-"""A BPF iterator over tasks or files, loaded with libbpf through ctypes, read as whole records.
+"""A BPF iterator over tasks or files, loaded with libbpf through ctypes, read as whole rows.
 
 The programs are prebuilt objects in bpf/, one for each machine. They need a kernel with BTF
 (CONFIG_DEBUG_INFO_BTF, Linux 5.8 or later) and the capabilities BPF and PERFMON. Nothing is
@@ -26,7 +26,7 @@ BPF_FOLDER = Path(__file__).parent / "bpf"
 _ROWS_PER_READ = 1024
 _MAX_READS = 4096
 _MAX_EMPTY_READS = 64
-"""Reads that end with EAGAIN: the kernel passes a million objects, none of which has a record."""
+"""Reads that end with EAGAIN: the kernel passes a million objects, none of which has a row."""
 _LIBRARIES = ("libbpf.so.1", "libbpf.so.0")
 _CAPABILITIES = ("BPF", "PERFMON")
 _MEMLOCK = resource.RLIMIT_MEMLOCK
@@ -89,7 +89,7 @@ class BpfIterator:
             raise
 
     def pieces(self) -> Iterator[bytes]:
-        """Read all tasks of the node; yield whole records, as many as one read(2) returns."""
+        """Read all tasks of the node; yield whole rows, as many as one read(2) returns."""
         return self._pieces(self._link)
 
     def pieces_of(self, pid: int) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ _LINGER_TICKS = 2
 has exited is removed a little later."""
 
 _LIMIT_TICKS = 6
-"""Ticks after which the place of a container's tightest limit is looked up again."""
+"""Ticks after which the cgroup with a container's tightest limit is looked up again."""
 
 _MAX_US = 1 << 63
 _PRESSURE_BYTES = 256

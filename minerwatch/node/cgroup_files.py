@@ -201,7 +201,7 @@ def _find_hierarchy(mounts: Path) -> tuple[str, bytes, bytes, bool]:
         )
     raise NodeError(
         f"{mounts}: no cgroup hierarchy with CPU counters is mounted there; mount the host's"
-        " /sys/fs/cgroup, or name another place with node.sys"
+        " /sys/fs/cgroup, or set node.sys to where it is"
     )
 
 

@@ -48,7 +48,7 @@ class CgroupTree:
     ``unreadable`` files, ``malformed`` ones, ``open_files`` for counters that could not be kept
     open, ``too_many`` for cgroups of which some children were left out.
 
-    ``unattributed`` holds processes that could not be placed since the last tick because files or
+    ``unattributed`` holds processes that have no container since the last tick because files or
     memory ran out: call ``container_of`` again.
     """
 

@@ -50,7 +50,7 @@ _FLAG_FD_CLOEXEC = 1 << 3
 _IOC_PERIOD, _IOC_ID = 0x40082404, 0x80082407
 _RECORD_LOST, _RECORD_SAMPLE = 2, 9
 _HEAD, _TAIL = 1024 // 8, 1032 // 8
-"""Places of data_head and data_tail in struct perf_event_mmap_page, in numbers of 8 bytes."""
+"""Offsets of data_head and data_tail in struct perf_event_mmap_page, in units of 8 bytes."""
 
 PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
 _MOST_PARANOID = 2

@@ -252,7 +252,7 @@ def output_of(module: str, given: bytes = b"", *, max_s: float) -> bytes:
     ``confined.follow`` and ``confined.keep``. Raises OSError, or SubprocessError if it fails or
     takes longer.
     """
-    # The child imports from the same places; -P leaves out the working folder.
+    # The child imports from the same folders; -P leaves out the working folder.
     search_path = {"PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder)}
     return subprocess.run(
         [sys.executable, "-P", "-m", module, str(os.getpid())],

@@ -1,4 +1,4 @@
-"""All TCP sockets of the node in one read, by a BPF iterator; bpf/sockets.bpf.c defines a record.
+"""All TCP sockets of the node in one read, by a BPF iterator; bpf/sockets.bpf.c defines a row.
 
 Sockets of all network namespaces come with counters that /proc does not have. A process that keeps
 a socket only in an io_uring (a direct descriptor) or in flight between two processes has it in no
@@ -272,7 +272,7 @@ class SocketIterator:
         self._iterator.close()
 
     def _content(self, pieces: Iterable[bytes]) -> bytearray:
-        """Join records, without a second copy of all."""
+        """Join rows, without a second copy of all."""
         content = bytearray()
         most = _MAX_ROWS * ROW.size
         for piece in pieces:

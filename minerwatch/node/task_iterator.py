@@ -1,4 +1,4 @@
-"""All tasks of the node in one read, by a BPF iterator; bpf/tasks.bpf.c defines a record."""
+"""All tasks of the node in one read, by a BPF iterator; bpf/tasks.bpf.c defines a row."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _PF_KTHREAD = 0x00200000  # include/linux/sched.h
 ROW = Struct("=QQQQQQQIIIIIIII16s")
 """As struct record in bpf/tasks.bpf.c."""
 _TASK = Struct("=8xQQ32xIII36x")
-"""Fields of a record that are read of every task: CPU ns, CPU ns of ended threads, tid, pid, flags.
+"""Fields of a row that are read of every task: CPU ns, CPU ns of ended threads, tid, pid, flags.
 """
 _PROGRAM = Struct("=8s16x24s40x16s")
-"""Fields of a record that change with the process, its program and its name."""
+"""Fields of a row that change with the process, its program and its name."""
 _MAX_THREADS = 4096
 """Threads of one process that are returned, as many as without the iterator."""
 _MAX_FP_THREADS = 256
@@ -40,12 +40,12 @@ of the cgroup, tid, pid, flags, fp_control, has_fp_control, switches, parent pid
 class TaskTable:
     """Every process of the node, as one read of the iterator found it.
 
-    Records are parsed on demand: a node has tens of thousands of threads, and few are looked up.
+    Rows are parsed on demand: a node has tens of thousands of threads, and few are looked up.
     """
 
     def __init__(self, content: bytes) -> None:
         self._content = content
-        self._leaders: dict[int, int] = {}  # pid -> where its record begins
+        self._leaders: dict[int, int] = {}  # pid -> where its row begins
         self._others: dict[int, int] = {}  # pid -> how many threads it has besides the first
         self.cpu_ns: dict[int, int] = {}
         """CPU time of each process, with that of threads that have exited."""
@@ -109,7 +109,7 @@ class TaskTable:
         return zip(pids, numbers, strict=True)
 
     def _thread_offsets(self) -> dict[int, array[int]]:
-        """Return the offsets of records by pid, except those of first threads."""
+        """Return the offsets of rows by pid, except those of first threads."""
         if self._offsets is None:
             self._offsets = {}
             for number, (_, _, tid, pid, _) in enumerate(_TASK.iter_unpack(self._content)):
@@ -187,7 +187,7 @@ class TaskIterator:
         self._task_count = count
 
     def _rows_of(self, pids: Collection[int]) -> Iterator[_Row]:
-        """Read the records of some processes, and maybe of others, in the cheaper way."""
+        """Read the rows of some processes, and maybe of others, in the cheaper way."""
         if not self._reads_one_process or len(pids) * _TASKS_PER_PROCESS > self._task_count:
             yield from self.rows()
             return

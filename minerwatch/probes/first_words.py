@@ -216,7 +216,7 @@ class FirstWordsProbe:
         self._packets.wake()
 
     def read_packets(self, now_s: float) -> None:
-        """Take the packets that wait, and place their connections if that is due."""
+        """Read waiting packets, and find the processes of their connections if that is due."""
         for packet in self._packets.read(_PACKETS_AT_ONCE):
             self._add_packet(packet, now_s)
         self._counts["left"] = self._packets.lost

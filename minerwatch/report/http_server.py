@@ -81,7 +81,7 @@ class Limits:
     connections_per_s: int = 50  # of one client,
     connections_per_s_of_all: int = 100  # beyond which each client has _MIN_PER_S: TLS is costly
     private_at_once: int = 2  # answers of private routes in memory: each may have some MiB
-    private_wait_s: float = 5.0  # for one of these places
+    private_wait_s: float = 5.0  # for one of these slots
 
 
 HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
@@ -391,7 +391,7 @@ class Listener(ThreadingMixIn, TCPServer):
 
     @contextlib.contextmanager
     def slot_for_private(self) -> Iterator[bool]:
-        """Hold a place for the answer of a private route, if there is one in time."""
+        """Hold a slot for the answer of a private route; yield False if none is free in time."""
         has_slot = self._private_slots.acquire(timeout=self._limits.private_wait_s)
         if not has_slot:
             self.count("busy")

@@ -85,7 +85,7 @@ class Once:
             self._log.warning(event, **fields)
 
     def failure(self, event: str, error: Exception) -> None:
-        """Log an unexpected error, with its place."""
+        """Log an unexpected error, with the file and line that raised it."""
         frame = traceback.extract_tb(error.__traceback__)[-1]
         location = f"{Path(frame.filename).name}:{frame.lineno}"
         if self._is_news(event, f"{location} {type(error).__name__}"):

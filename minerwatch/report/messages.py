@@ -75,7 +75,9 @@ class Batch:
     """Notices that are sent as one message, and those that it had no room for."""
 
     notices: tuple[Notice, ...]
-    left_out: Mapping[str, int]  # owner or place -> notices dropped since; "": of further owners
+    left_out: Mapping[
+        str, int
+    ]  # owner or full name -> notices dropped since; "": of further owners
 
 
 def in_turn(notices: Iterable[Notice]) -> Iterator[Notice]:

@@ -73,7 +73,7 @@ class SinceFile:
         return min(before.since_s, verdict.since_s)
 
     def record(self, flagged: Iterable[Verdict], now_s: float) -> None:
-        """Record the verdicts of a tick; write them if they changed. Raises OSError."""
+        """Take the verdicts of a tick; write them to the file if they changed. Raises OSError."""
         now = {_name(verdict.container): verdict for verdict in flagged}
         kept = {}
         for name, before in self._before.items():

@@ -203,7 +203,7 @@ class _Line:
         return 0
 
     def _mask_bare(self, index: int) -> int:
-        """Mask a word that is a secret by its place, or what stands after a name; 0: neither."""
+        """Mask a word that is a secret by its position, or what follows a name; 0: neither."""
         word = self._words[index].strip(_AROUND)
         if self._is_counted(word):
             return self._mask_unit(index)

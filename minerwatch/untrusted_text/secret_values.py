@@ -234,7 +234,7 @@ def address_spans(word: str) -> Iterator[tuple[int, int]]:
             past = match.start(3)
         elif match[2] is None:
             yield match.span(3)
-            if match[3] in ("", "x-oauth-basic"):  # the token is in the user's place
+            if match[3] in ("", "x-oauth-basic"):  # the token stands instead of the user
                 yield match.span(1)
         elif match[1] and not is_pool:
             yield match.span(1)
@@ -245,7 +245,7 @@ def address_spans(word: str) -> Iterator[tuple[int, int]]:
 
 
 def with_masks(word: str, spans: Iterable[tuple[int, int]]) -> str:
-    """Return ``word`` with the mask in place of each span."""
+    """Return ``word`` with the mask instead of each span."""
     pieces, past = [], 0
     for start, end in sorted(spans):
         if end <= past:

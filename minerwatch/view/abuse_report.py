@@ -86,7 +86,7 @@ class Delay(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeCoverage(msgspec.Struct, frozen=True, kw_only=True):
-    """A node and how much of the time its record covers."""
+    """A node and how much of the time its journal covers."""
 
     node: str
     recorded_s: float

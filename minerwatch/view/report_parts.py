@@ -43,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A part with a table; ``empty`` stands in its place if there is no row."""
+    """A part with a table; ``empty`` is shown instead if there is no row."""
 
     title: str
     columns: tuple[Column, ...]

@@ -150,7 +150,7 @@ class Pager(VerticalScroll):
 
 
 class Prompt(Horizontal):
-    """A field that is there while something is typed, in place of the keys."""
+    """A field that is there while something is typed, instead of the keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [key("escape", "clear")]
 

@@ -39,7 +39,7 @@ class Seen:
     __slots__ = ("_has_long_word", "facts", "found", "known", "rules")
 
     def __init__(self, facts: Facts, found: Found = NOTHING, rules: Collection[int] = ()) -> None:
-        """``found``: the literals in the facts; ``rules``: places of the rules that may hold."""
+        """``found``: the literals in the facts; ``rules``: indexes of the rules that may match."""
         self.facts = facts
         self.found = found
         self.rules = rules
@@ -151,9 +151,9 @@ class _Choice:
     def __init__(self, choice: Any, needed: Callable[[Condition], Sequence[Found]]) -> None:
         self._conditions = choice.conditions
         self.indexes: dict[int, int | tuple[int, ...]] = {}
-        """Places of conditions, by literal; nearly all literals have one place."""
+        """Indexes of conditions, by literal; nearly all literals have one."""
         self.others: list[int] = []
-        """Places of conditions that need no literal."""
+        """Indexes of conditions that need no literal."""
         for index, inner in enumerate(choice.conditions):
             clause, *_ = needed(inner) or (NOTHING,)
             if not clause or LONG in clause:

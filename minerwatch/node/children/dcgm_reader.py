@@ -1,7 +1,7 @@
 """Reads the metrics of dcgm-exporter, in a process of its own: no answer of it is trusted.
 
 The agent starts this file as a child (``dcgm_reader.py URL``); it exits when its input ends. Each
-line of that is a question. The answer is as that of ``gpu_sampler``, but has ``pods`` in place of
+line of that is a question. The answer is as that of ``gpu_sampler``, but has ``pods`` instead of
 ``uses``: ``[device, namespace, pod, container, memory_bytes]``. An exporter knows to which pod the
 kubelet gave a device, not which process uses it.
 """

@@ -235,7 +235,7 @@ def arm_word(mnemonic: str, operands: str) -> str:
 
 
 class Reference(NamedTuple):
-    """A place in memory that an instruction names."""
+    """An address in memory that an instruction names."""
 
     by: int
     address: int
@@ -336,7 +336,7 @@ _BRANCH = re.compile(r"j|call|loop|b$|bl$|b\.|cbn?z|tbn?z")
 
 
 def masked(instruction: Instruction, page_bytes: int, is_mapped: Callable[[int], bool]) -> str:
-    """Return the text of an instruction that was decoded at its place in a page.
+    """Return the text of an instruction that was decoded at its offset in a page.
 
     Without what may differ each time that a program is linked or loaded: addresses relative to
     the instruction, ones that ``is_mapped`` knows, and branches that leave the page.
