@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the values of fields come from."""
+    """Source of a field's value."""
 
     name: str
     capability: str = ""  # or right, for processes of other users; "": none
