@@ -13,10 +13,9 @@ from minerwatch.agent.tracked import Measured, TrackedContainer, TrackedNode, Tr
 from minerwatch.config.schema import Examination
 from minerwatch.detection.condition import Absent, Number, Present, SameAs, predicates
 from minerwatch.detection.facts import container_facts, measured
-from minerwatch.detection.gpu_fields import CONTAINER_GPU_FIELDS
+from minerwatch.detection.fields import KNOWN_FIELDS, is_of_container
 from minerwatch.detection.judge import Sighting
 from minerwatch.detection.matching.matcher import Matcher
-from minerwatch.detection.network_fields import COUNTED_FIELDS
 from minerwatch.detection.sigma.rule import Rule
 from minerwatch.fair_queue import FairQueue
 from minerwatch.model import Container, ContainerKey, Facts, FactValue, ProcessId
@@ -31,9 +30,10 @@ _SATURATED_CORES = 0.9
 """At a lower CPU rate no thread of the process can use 95 % of a core for long."""
 
 PROCESS_FIELDS = ("Age", "Threads", "CpuSeconds", "CpuCores", "CpuFlatness")
-CONTAINER_FIELDS = (
-    *("ContainerCpuCores", "ContainerCpuHours", "ContainerCpuLimit"),
-    *("HiddenCpuShare", "CgroupsOverBound", *COUNTED_FIELDS, *CONTAINER_GPU_FIELDS),
+CONTAINER_FIELDS = tuple(
+    each.name
+    for each in KNOWN_FIELDS.values()
+    if each.dynamic and each.unit != "list" and is_of_container(each.name)
 )
 MEMORY_FIELDS = frozenset(("RssMiB", "HugepagesMiB"))
 """Rules are matched again when one of these fields crosses a threshold; fields of memory, saturated

@@ -3,11 +3,11 @@
 The agent runs this file by path and never imports it: reading another process's memory can hang,
 and a decoder must not crash the agent. No code is kept or sent, only counts. One JSON value a line:
 
-========================================  ====================================
-standard input                            standard output
-========================================  ====================================
+=========================================  ====================================
+standard input                             standard output
+=========================================  ====================================
 ``[pid, start_ticks, [[address, n], …]]``  ``{"samples", "unread", "hashing", …}``
-========================================  ====================================
+=========================================  ====================================
 
 A window is the 16 instructions from a sampled address on. Windows tell more than averages: a hash
 function is dense in exclusive or, rotation and additions of vectors, and has no floating point,

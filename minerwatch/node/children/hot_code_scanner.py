@@ -3,12 +3,12 @@
 The agent runs this file by path and never imports it. No code leaves it, only names of YARA rules
 and hashes of pages. One JSON value a line:
 
-========================================================  =====================================
-standard input                                            standard output
-========================================================  =====================================
-``{"rules": [[text, earlier text], …]}``                  ``{"broken": [[file, line, reason]]}``
+============================================================  =====================================
+standard input                                                standard output
+============================================================  =====================================
+``{"rules": [[text, earlier text], …]}``                      ``{"broken": [[file, line, reason]]}``
 ``{"proc", "task_path", "pid", "start_ticks", "addresses"}``  ``{"is_there", "names", …}``
-========================================================  =====================================
+============================================================  =====================================
 
 Rules match one text, made of
 

@@ -2,11 +2,11 @@
 
 The agent runs this file by path: a layer may lie on a file system that hangs. One value a line:
 
-===================================  ======================================
-standard input                       standard output
-===================================  ======================================
+=======================================  ======================================
+standard input                           standard output
+=======================================  ======================================
 ``{"pid", "task_path", "start_ticks"}``  ``{"is_in_image": true, false or null}``
-===================================  ======================================
+=======================================  ======================================
 
 An overlay file system (Documentation/filesystems/overlayfs.rst) has an upper layer, which holds all
 that was written in the container, above the lower layers of its image. Files of the image are

@@ -3,13 +3,13 @@
 The agent runs this file by path and never imports it, so that the memory of YARA-X and of scans is
 freed with the process. One JSON value a line:
 
-==================================================  ==========================================
-standard input                                      standard output
-==================================================  ==========================================
-``{"rules": [[text, earlier text], …]}``            ``{"broken": [[number, line, reason], …]}``
-``{"proc", "pid", "task_path", "start_ticks"}``         ``{"name"}`` for each match
-..                                                  ``{"is_there", "failures": […]}``
-==================================================  ==========================================
+===============================================  ==========================================
+standard input                                   standard output
+===============================================  ==========================================
+``{"rules": [[text, earlier text], …]}``         ``{"broken": [[number, line, reason], …]}``
+``{"proc", "pid", "task_path", "start_ticks"}``  ``{"name"}`` for each match
+..                                               ``{"is_there", "failures": […]}``
+===============================================  ==========================================
 
 Data in memory is not code: outsiders choose what a server receives, an editor opens or a compressor
 reads. Only these are scanned, and only pages that /proc/PID/pagemap shows present
