@@ -752,7 +752,7 @@ def test_a_container_that_sleeps_takes_no_memory_in_a_tick(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Unless it has its turn, which here it never has: much less than an object for each."""
-    monkeypatch.setattr("minerwatch.node.cgroup_counters.IDLE_POLL_TICKS", 1 << 40)
+    monkeypatch.setattr("minerwatch.node.cgroup_counters.IDLE_CHECK_TICKS", 1 << 40)
     node = Node(matcher, folder, cgroups.root, sys_folder=private_sys(tmp_path, cgroups.root))
 
     def taken_bytes() -> int:
