@@ -1,6 +1,6 @@
 """The agent's loop: a tick at each interval, exec events and samples in between.
 
-What a tick does is in ``tick``, what becomes of it in ``publisher``, what others can ask of the
+What a tick does is in ``tick``, what is published in ``publisher``, what others can ask of the
 agent in ``endpoints``.
 """
 

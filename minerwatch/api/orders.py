@@ -106,17 +106,17 @@ def ban_order(
 
 
 def cull_order(status: ContainerStatus, action: Action, *, dry_run: bool) -> CullOrder:
-    """The order to do ``action`` about the container that ``status`` shows."""
+    """Return the order to do ``action`` about the container that ``status`` shows."""
     return CullOrder(status.cgroup, status.container_id, status.pod_uid, action, dry_run)
 
 
 def release_order(status: ContainerStatus) -> ReleaseOrder:
-    """The order to release the pod of the container that ``status`` shows."""
+    """Return the order to release the pod of the container that ``status`` shows."""
     return ReleaseOrder(status.cgroup, status.container_id, status.pod_uid)
 
 
 def encode(order: object) -> bytes:
-    """An order, or an answer, as it is sent."""
+    """Return an order, or an answer, as it is sent."""
     return msgspec.json.encode(order)
 
 
@@ -125,7 +125,7 @@ def decode(body: bytes, kind: type[_Kind]) -> _Kind:
     try:
         return msgspec.json.decode(body, type=kind)
     except NOT_JSON as error:
-        raise OrderError(f"that is no order: {error}") from error
+        raise OrderError(f"invalid order: {error}") from error
 
 
 def history_answer(body: bytes) -> NodeHistory:
@@ -133,7 +133,7 @@ def history_answer(body: bytes) -> NodeHistory:
     try:
         return msgspec.json.decode(body, type=NodeHistory)
     except NOT_JSON as error:
-        raise OrderError(f"the agent's answer cannot be understood: {error}") from error
+        raise OrderError(f"the agent's answer cannot be parsed: {error}") from error
 
 
 def answer_of(body: bytes, kind: type[_Kind]) -> _Kind:
@@ -142,5 +142,5 @@ def answer_of(body: bytes, kind: type[_Kind]) -> _Kind:
         return msgspec.json.decode(body, type=kind)
     except NOT_JSON as error:
         raise OrderError(
-            f"the agent's answer cannot be understood: {error}; it may have been done: see the pod"
+            f"the agent's answer cannot be parsed: {error}; the order may be done: check the pod"
         ) from error

@@ -168,7 +168,7 @@ def _finding_status(finding: Finding, boot_unix_s: float, *, is_counted: bool) -
 
 
 def _observed(finding: Finding) -> dict[str, str | bool | int | float]:
-    """Field -> what it was; of a text all the words that matched, each once."""
+    """Map each field to the values that matched; of a text, to its matching words."""
     observed: dict[str, str | bool | int | float] = {}
     for each in finding.evidence:
         before = observed.get(each.field)
@@ -180,7 +180,7 @@ def _observed(finding: Finding) -> dict[str, str | bool | int | float]:
 
 
 def _expected(finding: Finding) -> dict[str, str]:
-    """Field -> everything that was asked of it and held."""
+    """Map each field to all that rules expected of it and found."""
     expected: dict[str, str] = {}
     for evidence in finding.evidence:
         before = expected.get(evidence.field)

@@ -25,7 +25,7 @@ _CPU_FIELDS = frozenset(
 )
 _RANDOM_UUID = 4
 _MAX_SCORE_DEVIATION = 29
-"""Between score and level: behaviour scores at most 29 at any level."""
+"""Largest distance of a score from its level's: behaviour scores at most 29 at any level."""
 _EMPTY_WORD = re.compile(
     r"(?:unknown|none(?: known)?|unlikely|n/?a|-|no|nothing|tbd|\?|rare|possible)\.?", re.IGNORECASE
 )

@@ -93,7 +93,7 @@ def counted_matches(recorded: Recording, matcher: Matcher) -> list[Match]:
 
 
 def sighting(match: Match, pid: int = 1) -> Sighting:
-    """Return the match as one of the process ``pid``."""
+    """Return the match as a sighting of the process ``pid``."""
     process = None if match.rule.of_container else ProcessId(pid, 0)
     return Sighting(match.rule, process, match.evidence, match.words_only)
 

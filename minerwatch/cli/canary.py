@@ -92,7 +92,7 @@ def canary(
 
 
 def _found_after_s(exposition: Callable[[], str], timeout_s: float) -> float:
-    """Plants a canary; the seconds until it was found. Raises SnapshotError if it was not."""
+    """Plant a canary; return the seconds until it was found. Raises SnapshotError if it was not."""
     last_seen_unix_s(exposition())
     planted, started_s, planted_unix_s = Canary(), time.monotonic(), time.time()
     planted.plant()

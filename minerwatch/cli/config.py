@@ -170,7 +170,7 @@ def _sources(context: click.Context, path: Path | None) -> dict[str, str]:
 
 
 def _resolved(config: Config) -> Config:
-    """Fill in what the agent takes for what is empty: by default, or by its environment."""
+    """Return the configuration with what the agent uses where it is empty."""
     from minerwatch.agent.monitor import node_name  # with all that an agent is
 
     given = {name: os.environ.get(f"MINERWATCH_{name.upper()}", "") for name in _BY_ENVIRONMENT}

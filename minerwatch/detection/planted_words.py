@@ -325,7 +325,7 @@ def _own_words(line: object) -> tuple[str, ...]:
 def _foreign_arguments(facts: Facts) -> Iterator[tuple[str, str, str]]:
     """Yield the arguments after a program's own name: field, the argument before, argument.
 
-    A title over the arguments has no name: an outsider may have chosen all of it.
+    A title that overwrote the arguments has no name: an outsider may have chosen it all.
     """
     title = facts.get("CommandLine")
     if facts.get("CommandLineHidden") is True and isinstance(title, str):

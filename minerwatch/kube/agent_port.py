@@ -70,7 +70,7 @@ class AgentPorts:
         return answer
 
     def handle_exec_answer(self, error: ApiError) -> None:
-        """Give up, unless a port has answered: ``error`` was a port's, and exec works."""
+        """Stop trying ports, unless one has ever answered: exec works where one gave ``error``."""
         if not self._has_answered:
             self._given_up = error
 

@@ -265,7 +265,7 @@ class PodWatch:
             return decoded(page.metadata, Metadata, f"the metadata of {PATH}")
 
     def follow(self) -> None:
-        """Take in what happens until the watch ends; raises ApiError unless it ends in order."""
+        """Apply events until the watch ends; raises ApiError unless it ends regularly."""
         watch_s = self._rng.uniform(self._pace.shortest_watch_s, self._pace.longest_watch_s)
         query: dict[str, str | int] = {
             "fieldSelector": self._selector,
@@ -346,7 +346,7 @@ class PodWatch:
 
 
 def _lines(answer: Response, until_s: float, monotonic_s: Callable[[], float]) -> Iterator[bytes]:
-    """The lines of an answer as they come; raises ApiError if one is cut off or has no end."""
+    """Yield an answer's lines as they come; raises ApiError if one is cut off or has no end."""
     held = bytearray()
     while piece := answer.piece():
         searched = len(held)

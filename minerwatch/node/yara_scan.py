@@ -59,7 +59,7 @@ class ScanResult(msgspec.Struct):
     failures: frozenset[str] = frozenset()
 
     def collect(self, receive: Callable[[], ScannerAnswer]) -> None:
-        """Take the answers of one scan; raises ValueError if they do not come to an end."""
+        """Receive the answers to one scan; raises ValueError if there are too many."""
         for _ in range(_MAX_LINES):
             answer = receive()
             name = RULE_NAME.fullmatch(answer.name or "")

@@ -328,7 +328,7 @@ class ExecutedCode:
         return known is not None and known.tally.samples >= _KNOWN_SAMPLES
 
     def _of_round(self, now_s: float) -> Iterator[tuple[Place, Counter[int]]]:
-        """Yield known processes within the bounds of a second; one, whatever new ones take."""
+        """Yield known processes within the bounds of a second: at least one, after new ones."""
         while (found := self._rounds.next(now_s)) is not None:
             self._bounds.count(found[0].owner, len(found[1]))
             yield found

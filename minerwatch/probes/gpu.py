@@ -170,7 +170,7 @@ class Gpus:
         self, at_s: float, pids: Sequence[int], user_of: UserOf,
         named: Named = lambda *_names: None,
     ) -> None:  # fmt: skip
-        """Take the samples that have come, and ask for the next ones; never wait for a driver.
+        """Receive the samples that are ready, and request the next; never wait for a driver.
 
         ``pids``: processes in which to look for an open device. ``user_of`` returns the process
         that has a PID now, ``named`` the container by namespace, pod and name.

@@ -25,7 +25,7 @@ RandomX without generated code shows 8 to 21 %, of few hundred samples.
 """
 LEAST_SAMPLES = 40
 _FEW_SAMPLES = 12
-"""Enough after _MAX_GATHERING_S."""
+"""Samples that suffice once _MAX_GATHERING_S have passed."""
 _MAX_GATHERING_S = 20.0
 _CPU_S_BETWEEN = 60.0
 _PAUSE_S = 60.0

@@ -39,7 +39,7 @@ class Log(Protocol):
 
 
 def logger(*, as_json: bool) -> Log:
-    """A logger to stderr, for machines or for a terminal."""
+    """Return a logger to stderr, for machines or for a terminal."""
     return _Logger(sys.stderr, _json_line if as_json else _terminal_line)
 
 
@@ -240,7 +240,7 @@ def _json_line(line: _Fields) -> str:
 
 
 def _terminal_line(line: _Fields) -> str:
-    """One line for a person: time, event, then the fields; findings as short reasons."""
+    """Return one line for a person: time, event, then the fields; findings as short reasons."""
     time = str(line.pop("timestamp"))[11:19]
     severity, event = line.pop("severity"), line.pop("event")
     if event == "verdict":

@@ -180,7 +180,7 @@ class _Line:
         return self._mask_attached(index, secrets)
 
     def _mask_attached(self, index: int, secrets: Secrets) -> int:
-        """``-pSECRET``, ``-uUSER:SECRET``, ``-sSu USER:SECRET``."""
+        """Mask in ``-pSECRET``, ``-uUSER:SECRET``, ``-sSu USER:SECRET``."""
         word = self._words[index]
         attached = next((each for each in secrets.attached if word.startswith(each)), "")
         if attached and len(word) > len(attached):
@@ -233,7 +233,7 @@ class _Line:
         return is_secret
 
     def _mask_after_name(self, index: int) -> int:
-        """``password hunter2``, ``aws_secret_access_key X``, ``name = value``; 0: it is no name."""
+        """Mask in ``password hunter2``, ``secret_key X``, ``name = value``; 0: it is no name."""
         word = self._words[index].strip(QUOTES).removeprefix("+")  # game servers' options
         after = index + 1
         is_token = self._has_token and next(tokens(word), None) is not None
@@ -286,7 +286,7 @@ class _Line:
         return after
 
     def _mask_key_block(self, index: int) -> int:
-        """A PEM block, its lines being words: up to its end, or as far as it looks like one."""
+        """Mask a PEM block, whose lines are words: to its end, or as far as it looks like one."""
         word = self._words[index]
         start = word.find("-----BEGIN")
         if start < 0:

@@ -99,7 +99,7 @@ def takes_value(name: str) -> bool:
 
 
 def is_plain(value: str) -> bool:
-    """Return True for a path, a file, a number or an ordinary word: what a key's name goes with."""
+    """Return True for a path, a file, a number or an ordinary word: no secret."""
     if len(value) > 256 or not value:
         return not value
     if value.startswith(_PATH_STARTS) and not value.startswith("$argon"):
@@ -188,7 +188,7 @@ def paired_values(word: str) -> Iterator[tuple[int, int]]:
 
 
 def _is_no_value(word: str, separator: re.Match[str], name: str) -> bool:
-    """A scheme, a host before its port, an image's tag; or no XML, where ``>`` asks for some."""
+    """Return True for a scheme, a port, an image's tag, and after a ``>`` that is no XML's."""
     start, kind = separator.end(), separator[0]
     if kind == ">":
         return word[: separator.start() - len(name)][-1:] != "<"

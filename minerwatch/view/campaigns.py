@@ -96,7 +96,7 @@ class Campaign:
     others: Mapping[Kind, int]  # how many different values they have of the other kinds
 
     def __str__(self) -> str:
-        """``50 pods of owner X (one image, one wallet)``, escaped for a terminal."""
+        """Return ``50 pods of owner X (one image, one wallet)``, escaped for a terminal."""
         sentence = _SENTENCES[self.trait.kind].format(_shown(self.trait))
         shared = ", ".join(_counted(count, kind) for kind, count in self.others.items())
         what = "pods" if any(status.pod for status in self.members) else "containers"
@@ -121,7 +121,7 @@ def campaigns(statuses: Iterable[ContainerStatus]) -> tuple[Campaign, ...]:
 
 
 def campaign_of(status: ContainerStatus, among: Iterable[Campaign]) -> Campaign | None:
-    """The campaign that ``status`` is part of."""
+    """Return the campaign that ``status`` is part of."""
     return next((campaign for campaign in among if status in campaign.members), None)
 
 

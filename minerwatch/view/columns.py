@@ -65,7 +65,7 @@ def reasons(status: ContainerStatus) -> str:
 
 
 def tags(status: ContainerStatus) -> str:
-    """The signals behind its score as short words, strongest first: ``id+behav``."""
+    """Return the signals behind its score as words, strongest first: ``id+behav``."""
     ranked = sorted(status.signals.items(), key=lambda item: (-item[1], item[0]))
     return "+".join(TAGS.get(signal) or printable(signal, 8) for signal, _ in ranked)
 

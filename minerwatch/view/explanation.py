@@ -120,7 +120,7 @@ def explanation(
     colour: bool = False,
     campaign: Campaign | None = None,
 ) -> str:
-    """A sentence to pass on, the evidence, what it does not prove, and what to do next.
+    """Return a sentence to pass on, the evidence, what it does not prove, and what to do.
 
     Escaped; what the agent did not mask is shown. Long lines are broken at ``width`` columns; None:
     they are not. ``campaign`` is what the container is part of.
@@ -429,7 +429,7 @@ def _short_id(status: ContainerStatus) -> str:
 
 
 def _word(text: str) -> str:
-    """``text`` as one word of a shell command, "" if it cannot be pasted without harm."""
+    """Return ``text`` as one word of a shell command; "" if it is unsafe to paste."""
     is_harmless = text == printable(text, _NAME_LENGTH) and not text.startswith("-")
     return shlex.quote(text) if text and is_harmless else ""
 

@@ -67,7 +67,7 @@ def sorted_by(
 
 
 def unknown_namespace(statuses: Sequence[ContainerStatus], wanted: str) -> str:
-    """Return a line that says so if a node has no pod of the namespace; "" if it has, or all do."""
+    """Return a sentence if a node has no pod of the namespace ``wanted``, else ""."""
     there = {status.namespace for status in statuses}
     if not wanted or not statuses or wanted in there:
         return ""
@@ -123,7 +123,7 @@ def found(statuses: Sequence[ContainerStatus], target: str) -> ContainerStatus:
 def beside(
     statuses: Iterable[ContainerStatus], chosen: ContainerStatus
 ) -> Sequence[ContainerStatus]:
-    """The other containers in the pod of ``chosen``."""
+    """Return the other containers in the pod of ``chosen``."""
     if not chosen.pod:
         return []
     pod = pod_key(chosen)

@@ -49,11 +49,11 @@ def test_hours_are_within_bounds(hours: str) -> None:
 
 
 def test_an_answer_that_cannot_be_understood_says_so() -> None:
-    with pytest.raises(OrderError, match="cannot be understood"):
+    with pytest.raises(OrderError, match="cannot be parsed"):
         orders.answer_of(b"{}", CullAnswer)
-    with pytest.raises(OrderError, match="cannot be understood"):
+    with pytest.raises(OrderError, match="cannot be parsed"):
         orders.answer_of(b"<html>", ReleaseAnswer)
-    with pytest.raises(OrderError, match="cannot be understood"):
+    with pytest.raises(OrderError, match="cannot be parsed"):
         orders.answer_of(b"{}", ReleaseAllAnswer)
 
 

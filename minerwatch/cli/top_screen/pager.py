@@ -33,7 +33,7 @@ class Chart(Vertical):
         self._drawn = Horizontal(self._scale, self._plot)
 
     def compose(self) -> ComposeResult:
-        """The scale, the bars, and both in words."""
+        """Yield the scale, the bars, and both in words."""
         yield self._drawn
         yield self._caption
 

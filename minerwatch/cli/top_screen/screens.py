@@ -160,7 +160,7 @@ class PagerScreen(Screen[bool]):
         self._sections = sections
 
     def compose(self) -> ComposeResult:
-        """The text, where a search is typed, and the keys."""
+        """Yield the text, the search's prompt, and the keys."""
         yield self.pager
         yield from self.fields
         yield Prompt("search:", "text on this page; n the next, N the one before")
@@ -241,7 +241,7 @@ class ChoiceScreen(ModalScreen[str | None]):
         self._choices = choices
 
     def compose(self) -> ComposeResult:
-        """A panel at the bottom, the table behind it."""
+        """Yield a panel for the bottom; the table stays behind it."""
         lines = (Text.assemble((f" {key}  ", "bold"), said) for key, _, said in self._choices)
         panel = OptionList(*(Option(line) for line in lines), markup=False)
         panel.border_title = Text(self._question)

@@ -250,7 +250,7 @@ def _remembered(field: str, evaluate: Evaluate) -> Evaluate:
 
 
 _REPEATED = frozenset(("Comm", "CurrentDirectory", "Image", "ParentImage"))
-"""Fields whose texts come again with other processes."""
+"""Fields whose texts many processes share."""
 _REMEMBERED = 64
 """Texts for which a condition's result is remembered."""
 _MAX_REMEMBERED_CHARS = 256

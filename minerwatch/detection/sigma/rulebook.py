@@ -332,7 +332,7 @@ def _with_secrets(outcome: Rule | Filter, text: str, lists: Lists) -> Rule | Fil
 
 
 def _known_conditions(book: RuleBook) -> Known:
-    """Return the conditions in memory, for files to be read to share."""
+    """Return the conditions in memory, so that files read later share equal ones."""
     known: Known = {}
     for outcome in (*book.rules, *(file.outcome for file in book.files.values())):
         _share(outcome, known)
@@ -366,7 +366,7 @@ def _still_good(before: _ParsedFile, seen: _Seen, changed: frozenset[str]) -> bo
 def _in_force(
     folders: Sequence[Path], files: Mapping[Path, _ParsedFile]
 ) -> tuple[tuple[Rule | Filter, ...], list[RuleError]]:
-    """Keep one outcome an id: that of the last folder. Two in one folder are an error."""
+    """Keep one outcome for each id, the last folder's; two in one folder are an error."""
     in_force: dict[str, Rule | Filter] = {}
     clashes: list[RuleError] = []
     for folder in folders:

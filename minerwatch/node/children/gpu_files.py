@@ -55,7 +55,7 @@ _NOT_COMPUTE = frozenset(
 )
 """Engines that move data or code video."""
 _INITIAL_NAMESPACE = "pid:[4026531836]"
-"""Whose PIDs KFD names its processes by (PROC_PID_INIT_INO of include/linux/proc_ns.h)."""
+"""PID namespace of the PIDs that KFD shows (PROC_PID_INIT_INO of include/linux/proc_ns.h)."""
 _LIBC = ctypes.CDLL(None)
 _VIDEO_MEMORY = re.compile(r"(?:vram|local)\d*$")
 
