@@ -214,7 +214,7 @@ class ClusterSource:
 
     @property
     def namespace(self) -> str:
-        """The only one that is looked at; "": all."""
+        """The only namespace that is shown; "": all."""
         return self._scope.namespace
 
     def answers(self, agents: Agents) -> Iterator[NodeAnswer]:

@@ -372,7 +372,7 @@ class _Line:
         return end
 
     def _next_with(self, quote: str) -> list[int | None]:
-        """Return for each word which is the first from there on that has ``quote`` in it."""
+        """Return for each word the index of the first from there on that has ``quote`` in it."""
         following: list[int | None] = [None] * (len(self._words) + 1)
         for index in range(len(self._words) - 1, -1, -1):
             following[index] = index if quote in self._words[index] else following[index + 1]

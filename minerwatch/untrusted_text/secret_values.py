@@ -73,7 +73,7 @@ _PATH_STARTS = ("/", "./", "../", "~/", "~", "$", "@", "{{", "file:", "<")
 
 
 def secrecy(name: str) -> Secrecy:
-    """Return how sure it is that what ``name`` names is a secret."""
+    """Return how likely the value of ``name`` is a secret."""
     return _secrecy(name[-MAX_NAME_CHARS:])  # no more of it is kept
 
 

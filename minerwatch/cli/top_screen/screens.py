@@ -91,7 +91,7 @@ class MainScreen(Screen[None]):
         self.set_focus(self.table)
 
     def show(self, shown: Presentation, *, is_paused: bool) -> None:
-        """Show something newer."""
+        """Show a newer presentation."""
         self.shown, self._is_paused = shown, is_paused
         self._empty.display = not shown.rows
         self._empty.update(Text(words.empty_text(shown.poll, shown, shown.view, self._waits_for)))
@@ -220,7 +220,7 @@ class PageScreen(PagerScreen):
         return page_sections(self.subject, width, is_tree=self._is_tree)
 
     def show(self, subject: Subject) -> None:
-        """Show something newer."""
+        """Show a newer presentation."""
         self.subject = subject
         self.fit()
 
