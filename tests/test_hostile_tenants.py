@@ -170,7 +170,7 @@ watch = Watch(sources, matcher, Examination(), Judge())
 before = kib("VmRSS")
 for _ in range(3):
     tick = watch.tick(time.clock_gettime(time.CLOCK_BOOTTIME))
-    while watch.wants_reading:
+    while watch.has_deferred:
         watch.handle_execs((), time.clock_gettime(time.CLOCK_BOOTTIME))
 levels = {each.container.cgroup[-64:]: each.verdict.level.label for each in watch.observations(0)}
 print(kib("VmHWM") - before, tick.text_bytes, *(levels[each] for each in sys.argv[1:]))
