@@ -24,7 +24,7 @@ from minerwatch.authoring.recordings import (
     Outcome,
     Recording,
     counted_matches,
-    recording,
+    parse_recording,
     replayed,
     sighting,
 )
@@ -224,7 +224,7 @@ def verdict_together(recordings: Sequence[Recording], matcher: Matcher) -> Verdi
 
 def _lines(path: Path, matcher: Matcher) -> Iterator[Line]:
     for text in path.read_text("utf-8").splitlines():
-        recorded = recording(text)
+        recorded = parse_recording(text)
         yield Line(recorded, replayed(recorded, matcher))
 
 

@@ -40,7 +40,7 @@ from minerwatch.node.memory_maps import MappingReader
 from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.node.tcp_connections import SocketReader
 from minerwatch.node.yara_scan import ContentReader
-from minerwatch.probes.fp_rounding import FpSource
+from minerwatch.probes.rounding import FpSource
 
 _SOCKETS = 2000
 _REPEATS = 20
@@ -106,7 +106,7 @@ def _task_rows(target: ProcessId) -> Iterator[Row]:
     except SourceUnavailableError as error:
         yield missing(COST, "tasks", str(error), Budget(2.0))
         return
-    count = len(list(tasks.records()))
+    count = len(list(tasks.rows()))
     table_ms = _median(tasks.table)
     note = f"{count:,} tasks"
     yield Row(COST, "", "tasks", table_ms, "ms", note=note)

@@ -125,11 +125,11 @@ class Seen:
     wants: int = 0  # tries to reserve
     tries: Counter[int] = field(default_factory=Counter)  # requests to write that one took
     won: int = 0
-    full: int = 0  # reserve said no: there is no place
+    full: int = 0  # reserve said no: there is no slot
     gave_up: Counter[str] = field(default_factory=Counter)  # by reason
     blind: int = 0  # had a place, and could not look at the pod: given back
     acted: list[Acted] = field(default_factory=list)
-    most_places: int = 0  # in the Lease at any time
+    most_slots: int = 0  # in the Lease at any time
 
     def peak_per_s(self, kinds: Sequence[Kind] | None = None) -> int:
         """The most requests within one second, once the server is back."""
@@ -353,8 +353,8 @@ class _Server:
         self._writes += 1
         lease["metadata"]["resourceVersion"] = str(self.version())
         self._lease = lease
-        places = msgspec.json.decode(lease["metadata"]["annotations"][IN_EARNEST])
-        self._seen.most_places = max(self._seen.most_places, len(places))
+        slots = msgspec.json.decode(lease["metadata"]["annotations"][IN_EARNEST])
+        self._seen.most_slots = max(self._seen.most_slots, len(slots))
         return msgspec.json.encode(lease)
 
 

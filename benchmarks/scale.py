@@ -116,7 +116,7 @@ def _busy(config: Config, budget: BudgetPace) -> Sequence[Row]:
         Row("Events at once", lambda nodes: nodes * events.burst),
         Row("Events a second, in the long run", lambda nodes: nodes * events.per_minute / 60),
         Row("Events in the first hour", lambda nodes: nodes * an_hour),
-        Row("reads of the Lease, a second, places left", lambda nodes: nodes / budget.needed_s),
+        Row("reads of the Lease, a second, slots left", lambda nodes: nodes / budget.needed_s),
         Row("reads of the Lease, a second, none left", lambda nodes: nodes / budget.spent_s),
         Row("actions an hour", lambda nodes: min(limits.per_cluster, limits.per_node * nodes)),
     )

@@ -86,24 +86,24 @@ def with_script_words(arguments: tuple[str, ...]) -> tuple[str, ...] | None:
     A script is the argument after ``-c`` of a shell, wherever the shell stands in the arguments.
     Return None if there is no script of several words.
     """
-    scripts = [place for place in _script_places(arguments) if NO_BREAK_SPACE in arguments[place]]
+    scripts = [index for index in _script_indexes(arguments) if NO_BREAK_SPACE in arguments[index]]
     if not scripts:
         return None
     words: list[str] = []
-    for place, argument in enumerate(arguments):
-        words += argument.split() if place in scripts else (argument,)
+    for index, argument in enumerate(arguments):
+        words += argument.split() if index in scripts else (argument,)
     return tuple(words)
 
 
-def _script_places(arguments: tuple[str, ...]) -> list[int]:
-    candidates = (place for place, each in enumerate(arguments) if each.endswith(_SHELL_ENDS))
-    shells = (place for place in candidates if _SHELL.fullmatch(arguments[place]))
+def _script_indexes(arguments: tuple[str, ...]) -> list[int]:
+    candidates = (index for index, each in enumerate(arguments) if each.endswith(_SHELL_ENDS))
+    shells = (index for index in candidates if _SHELL.fullmatch(arguments[index]))
     if not (first_shells := list(islice(shells, _MAX_SHELLS))):
         return []
     options = [
-        place
-        for place, each in enumerate(arguments[:-1])
+        index
+        for index, each in enumerate(arguments[:-1])
         if each.startswith("-") and _SCRIPT_OPTION.fullmatch(each)
     ]
     following = (bisect_right(options, shell) for shell in first_shells)
-    return [options[place] + 1 for place in following if place < len(options)]
+    return [options[index] + 1 for index in following if index < len(options)]

@@ -69,11 +69,11 @@ class ListenError(MinerwatchError):
 
 
 class SnapshotError(MinerwatchError):
-    """An agent's snapshot that cannot be fetched or understood."""
+    """An agent's snapshot that cannot be fetched or parsed."""
 
 
 class OrderError(MinerwatchError):
-    """An order, to cull or to release, that an agent does not carry out, or not understand."""
+    """An order, to cull or to release, that an agent refuses or cannot parse."""
 
 
 class ClusterError(MinerwatchError):

@@ -57,7 +57,7 @@ def one_decimal(value: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    """``share`` of 1 in percent; ``-`` where it is not known."""
+    """Return ``share`` of 1 in percent; ``-`` where it is not known."""
     return "-" if share is None else f"{share:.0%}"
 
 
@@ -82,5 +82,5 @@ def by_signal(findings: Iterable[tuple[str, str]]) -> str:
 
 
 def counted(count: int, word: str, words: str = "") -> str:
-    """``1 process``, ``2,345 processes``."""
+    """Return ``1 process`` or ``2,345 processes``."""
     return f"{count:,} {word if count == 1 else words or word + 's'}"

@@ -22,7 +22,7 @@ class Signal(StrEnum):
 
 
 class Abuse(StrEnum):
-    """The kind of abuse that a rule speaks for: findings of different kinds do not add up."""
+    """The kind of abuse that a rule is evidence of: findings of different kinds do not add up."""
 
     MINING = "mining"
     SCANNING = "scanning"

@@ -56,7 +56,7 @@ from minerwatch.kinds import (
 
 FactValue = str | bool | int | float | tuple[str, ...]
 Facts = Mapping[str, FactValue]
-"""The flat record that rules are matched against: Sigma field name -> value.
+"""What rules are matched against: Sigma field name -> value.
 
 A field that was not measured is absent. A tuple matches if any of its elements does.
 """

@@ -34,6 +34,8 @@ _WORDS_OF_RULES = re.compile(r"\b(whom|whoever|nobody|anew|burn(?:s|t|ing)?)\b",
 _TEST_OF_A_RULE = re.compile(r" *- \{")
 _REPHRASE = "the word {!r}: name the role (operator, tenant, process), or rephrase"
 _OPENINGS = re.compile(r"(What|Whether|Who|Of|How|When|Where|Those|At|In|From|By)\b")
+_OPENINGS_OF_FUNCTIONS = re.compile(r"(?:The|An?|All|Why|One|Each|Every|Field)\b|``")
+_PLACE = re.compile(r"_?places?")
 _PATCHING = frozenset(("setattr", "getattr", "delattr", "hasattr"))
 _PUBLIC = frozenset(("_replace", "_asdict", "_fields", "_make", "_exit"))
 """Of named tuples and of ``os``: public in spite of their names."""
@@ -103,12 +105,34 @@ def vocabulary_violations(source: str) -> Iterator[Violation]:
             )
     for node in _nodes(source):
         if isinstance(node, ast.Module | ast.ClassDef | _Function):
-            opening = _OPENINGS.match(ast.get_docstring(node) or "")
+            docstring = ast.get_docstring(node) or ""
+            opening = _OPENINGS.match(docstring)
+            if not opening and isinstance(node, _Function) and not _is_property(node):
+                opening = _OPENINGS_OF_FUNCTIONS.match(docstring)
             if opening:
                 yield Violation(
                     getattr(node, "lineno", 1),
                     f"docstring opens with {opening[0]!r}: open with a verb or a noun",
                 )
+
+
+def _is_property(function: _Function) -> bool:
+    return function.name == "__init__" or any(
+        "property" in ast.unparse(each) for each in function.decorator_list
+    )
+
+
+def place_violations(source: str) -> Iterator[Violation]:
+    """Names of an index, a path or a slot: a place is where a process runs, and nothing else."""
+    if "Place" in source:
+        return
+    for node in ast.walk(ast.parse(source)):
+        named = (getattr(node, each, None) for each in ("id", "attr", "name"))
+        argument = node.arg if isinstance(node, ast.arg) else None
+        for name in (*named, argument):
+            if isinstance(name, str) and _PLACE.fullmatch(name):
+                line = getattr(node, "lineno", 1)
+                yield Violation(line, f"{name!r}: call it index, offset, slot, path or name")
 
 
 def rule_vocabulary_violations(source: str) -> Iterator[Violation]:
@@ -201,7 +225,13 @@ def _print_violations(path: Path) -> int:
     elif path.suffix == ".yml":
         found = sorted(rule_vocabulary_violations(source))
     else:
-        found = sorted({*size_violations(source), *vocabulary_violations(source)})
+        found = sorted(
+            {
+                *size_violations(source),
+                *vocabulary_violations(source),
+                *place_violations(source),
+            }
+        )
     for violation in found:
         print(f"{name}:{violation.line}: {violation.text}")
     return len(found)

@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.detection import CORPUS, RememberingMatcher, verdict_together
-from minerwatch.authoring.recordings import Recording, recording
+from minerwatch.authoring.recordings import Recording, parse_recording
 from minerwatch.detection.judge import is_cullable, joined_score
 from minerwatch.model import Level, Signal, Verdict
 from tests import shipped
 from tests.examples import examples
 
-LINES = tuple(map(recording, (CORPUS / "benign.jsonl").read_text("utf-8").splitlines()))
+LINES = tuple(map(parse_recording, (CORPUS / "benign.jsonl").read_text("utf-8").splitlines()))
 
 
 @cache

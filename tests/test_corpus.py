@@ -26,7 +26,7 @@ from benchmarks.detection import (
     with_report,
 )
 from minerwatch.authoring.lint_rules import fact_problems
-from minerwatch.authoring.recordings import recording, replayed
+from minerwatch.authoring.recordings import parse_recording, replayed
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.facts import static_facts
 from minerwatch.detection.fields import KNOWN_FIELDS
@@ -67,18 +67,20 @@ def test_facts_are_such_as_an_agent_measures(name: str) -> None:
     text = (CORPUS / f"{name}.jsonl").read_text(encoding="utf-8")
     doubts = {
         case.id: found
-        for case in map(recording, text.splitlines())
+        for case in map(parse_recording, text.splitlines())
         if (found := list(fact_problems(case.facts, frozenset())))
     }
     assert doubts == {}
-    assert all(set(case.facts) <= KNOWN_FIELDS.keys() for case in map(recording, text.splitlines()))
+    assert all(
+        set(case.facts) <= KNOWN_FIELDS.keys() for case in map(parse_recording, text.splitlines())
+    )
 
 
 @pytest.mark.parametrize("name", LEAST)
 def test_what_follows_from_other_facts_follows(name: str) -> None:
     """As the agent would compute it: a line must not be innocent by a fact that nobody measures."""
     wrong = {}
-    for case in map(recording, (CORPUS / f"{name}.jsonl").read_text("utf-8").splitlines()):
+    for case in map(parse_recording, (CORPUS / f"{name}.jsonl").read_text("utf-8").splitlines()):
         facts = case.facts
         process = replace(
             PROCESS,
@@ -157,7 +159,7 @@ def test_no_benign_line_with_executed_code_is_suspicious(result: Result) -> None
 @pytest.mark.parametrize("line", lines_of("grey"), ids=lambda line: str(line["id"]))
 def test_what_some_clusters_permit_is_suspicious_of_what_it_is(line: dict[str, object]) -> None:
     """Crackers and scanners of one's own are abuse on a shared cluster, and never mining."""
-    outcome = replayed(recording(json.dumps(line)), shipped.matcher())
+    outcome = replayed(parse_recording(json.dumps(line)), shipped.matcher())
     assert (outcome.level, outcome.cullable) == ("suspicious", False)
     rules = [rule for rule in shipped.book().rules if rule.id in outcome.rules]
     assert {rule.abuse for rule in rules if rule.score >= Level.SUSPICIOUS} <= {

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from benchmarks.detection import CORPUS
-from minerwatch.authoring.recordings import Recording, recording, replayed
+from minerwatch.authoring.recordings import Recording, parse_recording, replayed
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.detection.condition import All, Any, Condition, Not, Text
 from minerwatch.detection.planted_words import with_arguments
@@ -195,7 +195,8 @@ PLANTED = (
 )
 
 BENIGN = tuple(
-    recording(line) for line in (CORPUS / "benign.jsonl").read_text(encoding="utf-8").splitlines()
+    parse_recording(line)
+    for line in (CORPUS / "benign.jsonl").read_text(encoding="utf-8").splitlines()
 )
 BENIGN_ARGUMENTS = tuple(
     case

@@ -6,6 +6,7 @@ import pytest
 
 from tests import guards
 from tests.guards import (
+    place_violations,
     private_reaches,
     rule_vocabulary_violations,
     size_violations,
@@ -51,11 +52,20 @@ def test_sizes(source: str, found: list[str]) -> None:
         ('def f():\n    """What it is."""\n', 1),
         ('class A:\n    """Whether it is."""\n', 1),
         ('"""How."""\n', 1),
+        ('def f():\n    """The rest."""\n', 1),
+        ('def f():\n    """``a`` and the rest."""\n', 1),
     ],
 )
 def test_words(source: str, line: int) -> None:
     (violation,) = vocabulary_violations(source)
     assert violation.line == line
+
+
+def test_a_place_is_where_a_process_runs() -> None:
+    source = "def f(place):\n    return [g.places for _place in place]\n"
+    assert [each.line for each in place_violations(source)] == [1, 2, 2, 2]
+    assert not list(place_violations("def f(place: Place): ...\nlog(place=1, replace=2)\n"))
+    assert not list(place_violations("log(place=1, replace=2)\n"))
 
 
 def test_words_of_rules() -> None:
@@ -65,6 +75,12 @@ def test_words_of_rules() -> None:
       - {CommandLine: sudo -u nobody ./a}
 """
     assert [each.line for each in rule_vocabulary_violations(source)] == [1, 2]
+
+
+def test_a_property_or_a_constructor_opens_with_a_noun() -> None:
+    of_class = '    @property\n    def f(self):\n        """The rest."""\n'
+    of_class += '    def __init__(self, a):\n        """``a``: the rest."""\n'
+    assert not list(vocabulary_violations(f"class A:\n{of_class}"))
 
 
 def test_words_of_the_field_are_none() -> None:

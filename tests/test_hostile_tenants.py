@@ -109,7 +109,7 @@ def ticks_until_told(node: Node) -> int:
     """How many ticks it takes until the container is likely to mine."""
     for tick in range(1, 10):
         node.tick(0.1)
-        if node.watch.wants_reading:  # as the agent does between two ticks
+        if node.watch.has_deferred:  # as the agent does between two ticks
             node.watch.handle_execs((), node.now_s())
         if node.container().verdict.level >= Level.LIKELY:
             return tick
@@ -170,7 +170,7 @@ watch = Watch(sources, matcher, Examination(), Judge())
 before = kib("VmRSS")
 for _ in range(3):
     tick = watch.tick(time.clock_gettime(time.CLOCK_BOOTTIME))
-    while watch.wants_reading:
+    while watch.has_deferred:
         watch.handle_execs((), time.clock_gettime(time.CLOCK_BOOTTIME))
 levels = {each.container.cgroup[-64:]: each.verdict.level.label for each in watch.observations(0)}
 print(kib("VmHWM") - before, tick.text_bytes, *(levels[each] for each in sys.argv[1:]))

@@ -87,7 +87,7 @@ def test_a_crowd_never_does_more_than_the_budget(server: Traits) -> None:
     )
     seen = run(scenario)
     assert seen.most_in_an_hour() <= 40
-    assert seen.most_places <= 40
+    assert seen.most_slots <= 40
     assert seen.most_of_a_node() <= limits.per_node
     assert seen.won > 0
     assert seen.conflicts > 0

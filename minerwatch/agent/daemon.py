@@ -1,6 +1,6 @@
 """The agent's loop: a tick at each interval, exec events and samples in between.
 
-What a tick does is in ``tick``, what becomes of it in ``publisher``, what others can ask of the
+What a tick does is in ``tick``, what is published in ``publisher``, what others can ask of the
 agent in ``endpoints``.
 """
 
@@ -138,7 +138,7 @@ class Agent:
         self._rules = RuleUpdater(self._loader, parts, runtime.heap.unfreeze)
         self._self_test = SelfTest(parts)
         self._opened.callback(self._self_test.close)
-        self._publisher = Publisher(parts, log_limit, self._self_test.record)
+        self._publisher = Publisher(parts, log_limit, self._self_test.handle)
         self._execs = ExecWatcher(events, parts, self._publisher)
         self._probes = self._publish_probes(execs_off)
         self._report = SelfReport(
@@ -189,7 +189,7 @@ class Agent:
             self._state.blindness = self._blindness(summary)
             duration_s = time.perf_counter() - started_s
             self._publisher.publish_tick(summary, duration_s)
-            self._report.record_tick(summary, duration_s)
+            self._report.report_tick(summary, duration_s)
             self._state.last_tick_s = self._runtime.now_s()
             self._systemd.ticked(summary, self._state.config.interval)
             self._self_test.tend(self._runtime.now_s())
@@ -208,12 +208,12 @@ class Agent:
             if at_s >= sample_s:
                 self._sample()
                 continue
-            reading_s = self._execs.next_reading_s(at_s)
-            if at_s >= reading_s:
+            next_read_s = self._execs.next_read_s(at_s)
+            if at_s >= next_read_s:
                 self._execs.read_deferred()
                 continue
             pause_s = self._execs.pause_s(at_s)
-            left_s = min(until_s, sample_s, reading_s) - at_s
+            left_s = min(until_s, sample_s, next_read_s) - at_s
             events = self._execs.source(at_s)
             if self._runtime.wake.wait(min(left_s, pause_s or left_s), events):
                 self._execs.read_events()

@@ -122,7 +122,7 @@ class Endpoints:
             self._telemetry.fail("socket", error)
 
     def failures(self) -> Iterator[tuple[str, str, int]]:
-        """Yield refused requests since the start: place, reason, count."""
+        """Yield refused requests since the start: probe, reason, count."""
         for listener in (self._on_socket, self._on_address.listener):
             yield from (("http", reason, count) for reason, count in listener.failures.items())
         if self._web is not None:

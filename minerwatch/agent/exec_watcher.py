@@ -31,7 +31,7 @@ class ExecWatcher:
         self._budget = CpuBudget(parts.state.config.probes.execs_cpu_share)
         self._now_s = parts.now_s
         self._lost = 0
-        self._read_s = 0.0
+        self._last_read_s = 0.0
         self._faulty_until_s: float | None = None
 
     def source(self, at_s: float) -> ExecEvents | None:
@@ -43,11 +43,11 @@ class ExecWatcher:
         fault_s = self._faulty_until_s - at_s if self._faulty_until_s is not None else 0.0
         return max(self._budget.pause_s(at_s), fault_s, 0.0)
 
-    def next_reading_s(self, at_s: float) -> float:
+    def next_read_s(self, at_s: float) -> float:
         """Return when deferred processes are read; infinite if there are none."""
-        if not self._watch.wants_reading:
+        if not self._watch.has_deferred:
             return float("inf")
-        return max(self._read_s + _REREAD_PAUSE_S, at_s + self._budget.pause_s(at_s))
+        return max(self._last_read_s + _REREAD_PAUSE_S, at_s + self._budget.pause_s(at_s))
 
     def read_deferred(self) -> None:
         """Read processes that there was no time for."""
@@ -94,4 +94,4 @@ class ExecWatcher:
                     self._telemetry.metrics.probe_took(probe, probe_s)
             except Exception as error:  # noqa: BLE001 - the next tick reads them
                 self._telemetry.fail("execs", error)
-        self._read_s = self._now_s()
+        self._last_read_s = self._now_s()

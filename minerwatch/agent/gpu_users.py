@@ -53,8 +53,8 @@ class GpuUsers:
         self._over = self._over_request(gpus)
         for container in self._node.containers.values():
             facts = gpus.container_facts(container.container.key)
-            place = container.place if facts else {}
-            asked = {name: place[name] for name in REQUEST_FIELDS if name in place}
+            cluster_facts = container.cluster_facts if facts else {}
+            asked = {name: cluster_facts[name] for name in REQUEST_FIELDS if name in cluster_facts}
             over = self._over.get(container.container.pod_uid)
             more = {} if over is None or not facts else {"ContainerGpusOverRequest": over}
             container.gpu = {**facts, **asked, **more}
@@ -109,7 +109,7 @@ class GpuUsers:
             of_pod: dict[str, float] = defaultdict(float)
             for key, share in shares.items():
                 container = self._node.containers.get(key)
-                limit = container.place.get("ContainerGpuLimit") if container else None
+                limit = container.cluster_facts.get("ContainerGpuLimit") if container else None
                 if container is not None and isinstance(limit, float) and limit > 0:
                     limits[container.container.pod_uid] = limit
                     of_pod[container.container.pod_uid] += share
@@ -124,7 +124,7 @@ class GpuUsers:
             if not names:
                 for key, each in self._node.containers.items():
                     if not each.container.outer_cgroup:
-                        names[tuple(map(each.place.get, _NAME_FIELDS))] = key
+                        names[tuple(map(each.cluster_facts.get, _NAME_FIELDS))] = key
             return names.get(wanted)
 
         return named
@@ -139,7 +139,7 @@ class GpuUsers:
 
 def _unrequested(container: TrackedContainer) -> int:
     busy, devices = (container.gpu.get(f"ContainerGpu{each}") for each in ("Busy", "Devices"))
-    if container.place.get("GpuRequested") is not False:
+    if container.cluster_facts.get("GpuRequested") is not False:
         return 0
     is_used = isinstance(busy, float) and busy >= _USED_SHARE
     return devices if is_used and isinstance(devices, int) else 0

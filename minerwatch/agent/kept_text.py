@@ -19,7 +19,7 @@ _BOUNDED_FIELDS = tuple(name for name in _TEXT_FIELDS if name not in ("comm", "u
 _MAX_PARENT_BYTES = 4 << 10
 _MAX_EVIDENCE_BYTES = 32 << 10
 _MAX_OBSERVED_BYTES = 1024  # an excerpt of 200 characters of any width
-_EVIDENCE_HEADER_BYTES = 80  # of the object, and its place in a tuple
+_EVIDENCE_HEADER_BYTES = 80  # of the object, and of its pointer in a tuple
 _MATCH_BYTES = 300  # of a match, its sighting, and the judge's state of it
 
 

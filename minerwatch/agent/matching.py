@@ -13,10 +13,9 @@ from minerwatch.agent.tracked import Measured, TrackedContainer, TrackedNode, Tr
 from minerwatch.config.schema import Examination
 from minerwatch.detection.condition import Absent, Number, Present, SameAs, predicates
 from minerwatch.detection.facts import container_facts, measured
-from minerwatch.detection.gpu_fields import CONTAINER_GPU_FIELDS
+from minerwatch.detection.fields import KNOWN_FIELDS, is_of_container
 from minerwatch.detection.judge import Sighting
 from minerwatch.detection.matching.matcher import Matcher
-from minerwatch.detection.network_fields import COUNTED_FIELDS
 from minerwatch.detection.sigma.rule import Rule
 from minerwatch.fair_queue import FairQueue
 from minerwatch.model import Container, ContainerKey, Facts, FactValue, ProcessId
@@ -31,9 +30,10 @@ _SATURATED_CORES = 0.9
 """At a lower CPU rate no thread of the process can use 95 % of a core for long."""
 
 PROCESS_FIELDS = ("Age", "Threads", "CpuSeconds", "CpuCores", "CpuFlatness")
-CONTAINER_FIELDS = (
-    *("ContainerCpuCores", "ContainerCpuHours", "ContainerCpuLimit"),
-    *("HiddenCpuShare", "CgroupsOverBound", *COUNTED_FIELDS, *CONTAINER_GPU_FIELDS),
+CONTAINER_FIELDS = tuple(
+    each.name
+    for each in KNOWN_FIELDS.values()
+    if each.dynamic and each.unit != "list" and is_of_container(each.name)
 )
 MEMORY_FIELDS = frozenset(("RssMiB", "HugepagesMiB"))
 """Rules are matched again when one of these fields crosses a threshold; fields of memory, saturated
@@ -97,7 +97,7 @@ class Matching:
         return len(self._queue)
 
     @property
-    def wants_reading(self) -> bool:
+    def has_deferred(self) -> bool:
         """True if processes must be read again to be matched: their text was shortened."""
         return bool(self._to_read_again)
 
@@ -257,7 +257,7 @@ class Matching:
                 hidden_cpu_share=self._hidden_cpu_share(container, at_s),
                 cgroups_over_bound=container.is_over_bound,
             ),
-            **container.place,
+            **container.cluster_facts,
             **(self.networks.facts(container.container.key) if self.networks else {}),
             **container.gpu,
         }
@@ -350,5 +350,5 @@ class Thresholds:
         if name in self._exact or not isinstance(value, int | float):
             return 0.0
         bounds = self._bounds.get(name, ())
-        place = bisect_right(bounds, value)
-        return bounds[place] if place < len(bounds) else float("inf")
+        index = bisect_right(bounds, value)
+        return bounds[index] if index < len(bounds) else float("inf")

@@ -46,7 +46,7 @@ class Telemetry:
         self.once.failure(f"{where} failed", error)
 
     def failures(self) -> Iterator[tuple[str, str, int]]:
-        """Yield the errors since the start: place, reason, count."""
+        """Yield the errors since the start: probe, reason, count."""
         yield from ((where, reason, n) for (where, reason), n in [*self._failures.items()])
 
 

@@ -85,7 +85,7 @@ class ProcessMeter:
                 read.add(pid)
                 if not self.read_process(process, at_s):
                     replaced.add(pid)
-        for process in self._idle_to_read(container, idle):
+        for process in self._due_idle(container, idle):
             pid = process.process.id.pid
             read.add(pid)
             if not self.read_process(process, at_s, container.idle_until_s):
@@ -94,7 +94,7 @@ class ProcessMeter:
             container.unseen_cores = max(0.0, self._unseen_cores(container) or 0.0)
         return read, replaced
 
-    def _idle_to_read(
+    def _due_idle(
         self, container: TrackedContainer, idle: list[TrackedProcess]
     ) -> list[TrackedProcess]:
         """Return the idle processes to read: in turn, or all if one of them may have run.
@@ -189,13 +189,13 @@ class ProcessMeter:
         elif process.is_idle:
             has_run = not -2 * _CLOCK_TICK_S < stat.cpu_s - cpu.cpu_s < _CLOCK_TICK_S
             if not has_run and stat.threads == process.threads:
-                process.idle_read_s = at_s
+                process.last_idle_read_s = at_s
                 return
             process.is_idle = False
         process.threads = stat.threads
         if process.is_lagging:
             process.is_lagging = False
-            last_s = process.idle_read_s if idle_until_s is None else idle_until_s
+            last_s = process.last_idle_read_s if idle_until_s is None else idle_until_s
             before_s = [each for each in self._node.tick_times_s if each <= last_s]
             cpu.rest(before_s, window_s=window_s)
         is_cut = 0 < cpu.cpu_s - stat.cpu_s < 2 * _CLOCK_TICK_S

@@ -54,7 +54,7 @@ class Publisher:
         self._publish_text_bounds(summary)
         if self._parts.cluster is not None:
             self._parts.cluster.announce(summary.flagged)
-            spot = self._parts.cluster.blind_spot(summary.unplaced_count)
+            spot = self._parts.cluster.blind_spot(summary.unmapped_count)
             if spot:
                 self._telemetry.once.warning("cannot see everything", about=spot, reason=spot)
             self._telemetry.metrics.pods_synced(self._parts.cluster.synced_unix_s or 0.0)
@@ -108,7 +108,7 @@ class Publisher:
                 if cluster is None or cluster.may_announce(each.container)
             ],
             processes=summary.process_count,
-            unmapped=summary.unplaced_count if cluster is not None else 0,
+            unmapped=summary.unmapped_count if cluster is not None else 0,
             over_bound=summary.over_bound_count,
         )
 
@@ -140,7 +140,7 @@ class Publisher:
     def _publish_verdict(
         self, observation: Observation, previous: str, level: str, delay_s: float | None = None
     ) -> None:
-        """Record a change of verdict and log it, with the number of lines dropped before it."""
+        """Journal and log a change of verdict, with the number of lines dropped before it."""
         self._parts.recorder.record_verdict(observation, previous, level, delay_s)
         container = observation.container
         namespace = self._parts.node.namespace_of(container)

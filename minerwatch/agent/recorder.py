@@ -1,4 +1,4 @@
-"""Record the node's history in the journal: verdicts, actions, usage each five minutes."""
+"""Write the node's history to the journal: verdicts, actions, usage each five minutes."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class Recorder:
             journal.write(action_line_of(record, self._node.name, rfc3339(time.time())))
 
     def failures(self) -> Iterator[tuple[str, str, int]]:
-        """Yield lines that were not written since the start: place, reason, count."""
+        """Yield lines that were not written since the start: probe, reason, count."""
         if self.journal is not None:
             yield from (("journal", reason, n) for reason, n in self.journal.failures.items())
             yield "journal", "left", self._limit.left_out

@@ -130,7 +130,7 @@ class RuleLoader:
         return True
 
     def answer(self) -> RuleSet | None:
-        """Return the rules of the last load, once; never waits."""
+        """Return the rules of a load that has ended, once; None if there is none yet."""
         try:
             answer = self._answers.get_nowait()
         except queue.Empty:

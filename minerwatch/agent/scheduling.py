@@ -36,11 +36,11 @@ class Wake:
 
     def wait(self, timeout_s: float, source: Readable | None) -> bool:
         """Wait for ``up``, for ``source`` or the timeout; return True if the source is readable."""
-        poll = select.poll()
-        poll.register(self._event, select.POLLIN)
+        descriptors = select.poll()
+        descriptors.register(self._event, select.POLLIN)
         if source is not None:
-            poll.register(source, select.POLLIN)
-        ready = {fd for fd, _ in poll.poll(max(0.0, timeout_s) * 1000)}
+            descriptors.register(source, select.POLLIN)
+        ready = {fd for fd, _ in descriptors.poll(max(0.0, timeout_s) * 1000)}
         if self._event in ready:
             with suppress(OSError):
                 os.eventfd_read(self._event)

@@ -90,13 +90,13 @@ class SelfReport:
         self._shortened = 0
         self._without_series = 0
 
-    def record_tick(self, summary: TickSummary, duration_s: float) -> None:
+    def report_tick(self, summary: TickSummary, duration_s: float) -> None:
         """Keep the figures of a tick."""
         containers = sum(summary.levels.values())
         self._last = TickReport(
             rfc3339(time.time()), round(duration_s, 4), containers, summary.process_count
         )
-        self._unnamed = summary.unplaced_count
+        self._unnamed = summary.unmapped_count
         self._over_bound = summary.over_bound_count
         self._host_network_users = summary.host_network_users
         self._shortened += summary.shortened_texts

@@ -40,8 +40,8 @@ class SelfTest:
         except OSError as error:
             self._telemetry.fail("canary", error)
 
-    def record(self, finding: Finding) -> None:
-        """Record a finding of the canary's rule; remove the agent's own canary."""
+    def handle(self, finding: Finding) -> None:
+        """Report that the canary's rule has matched; remove the agent's own canary."""
         if finding.rule != canary.RULE:
             return
         is_own = finding.process is not None and finding.process.pid == self._canary.pid

@@ -84,7 +84,7 @@ class TickSummary:
     flagged_cpu_s: tuple[tuple[Container, Level, float], ...]  # CPU time since the last tick
     levels: Mapping[Level, int]
     process_count: int
-    unplaced_count: int  # containers of pods that the cluster does not know
+    unmapped_count: int  # containers of pods that the cluster does not know
     over_bound_count: int  # owners of more cgroups than are kept apart
     foreign_count: int  # processes in PID namespaces that the agent cannot see into
     probe_s: Mapping[str, float]
@@ -150,11 +150,11 @@ class Watch:
         matcher: Matcher,
         examination: Examination,
         judge: Judge,
-        place_of: Callable[[Container], Facts] | None = None,
+        facts_of: Callable[[Container], Facts] | None = None,
         limits: TickLimits | None = None,
         timer: PhaseTimer | None = None,
     ) -> None:
-        """``place_of`` returns what the cluster knows of a container, as facts."""
+        """``facts_of`` returns what the cluster knows of a container, as facts."""
         self._sources = sources
         self._examination = examination
         self._judge = judge
@@ -170,7 +170,7 @@ class Watch:
             node, self._meter, sources.probes, examination, matcher, self._timer
         )
         self._tracker = Tracker(
-            node, sources.cgroups, sources.processes, self._meter, self._matching, limits, place_of
+            node, sources.cgroups, sources.processes, self._meter, self._matching, limits, facts_of
         )
         self._code = _executed_code(sources, LockedLocator(self._lock, self._tracker))
         self._matching.code, self._matching.gpus = self._code, sources.gpus
@@ -250,9 +250,9 @@ class Watch:
         return self._sources.probes.wants_samples
 
     @property
-    def wants_reading(self) -> bool:
+    def has_deferred(self) -> bool:
         """True if processes are left that ``handle_execs`` should read before the next tick."""
-        return self._tracker.wants_reading
+        return self._tracker.has_deferred
 
     def sample(self, at_s: float) -> None:
         """Let probes look at what changes faster than ticks."""
@@ -296,7 +296,7 @@ class Watch:
             sampled = self._sources.cgroups.tick()
         ended = _ended(self._tracker, self._judge, sampled.gone)
         used_s = self._sample_containers(sampled, at_s)
-        self._tracker.update_places()
+        self._tracker.update_cluster_facts()
         if self._networks is not None:
             with self._timer.phase("pod_network"):
                 self._networks.tick(
@@ -420,8 +420,9 @@ class Watch:
             ),
             levels=Counter(each.verdict.level for each in every if not each.is_idle_sandbox),
             process_count=len(self._node.container_of),
-            unplaced_count=sum(
-                not each.place and each.container.kind is ContainerKind.POD for each in every
+            unmapped_count=sum(
+                not each.cluster_facts and each.container.kind is ContainerKind.POD
+                for each in every
             ),
             over_bound_count=cgroups.over_bound_count,
             foreign_count=cgroups.foreign_count,

@@ -59,7 +59,7 @@ class TickLimits:
     match_between_ticks_s: float = 0.05
     max_suspects: int = 1000
     ticks_per_table: int = 6  # at most, between two reads of all tasks: finds replaced programs
-    ticks_per_place: int = 6  # between two lookups of a container in the cluster
+    ticks_per_lookup: int = 6  # between two lookups of a container in the cluster
     ticks_per_idle_check: int = 8  # at most, between two readings of an idle process
 
 
@@ -99,7 +99,7 @@ class TrackedProcess:
     unmatched: Measured | None = None  # measured values on which no dynamic rule matched
     is_idle: bool = False  # its CPU counter stands still and nothing matches: not measured
     is_lagging: bool = False  # ``cpu`` lacks the ticks since the process became idle
-    idle_read_s: float = 0.0  # when it was last read while idle
+    last_idle_read_s: float = 0.0  # when it was last read while idle
     idle_until_s: float = 0.0  # when its age reaches the next threshold of a rule
     text_bytes: int = 0  # kept of it at the last match, without that of ``facts``
     facts_bytes: int = 0
@@ -138,7 +138,7 @@ class TrackedProcess:
     def inherit(self, before: TrackedProcess) -> None:
         """Take over the readings of the same process under its earlier program."""
         self.cpu, self.threads = before.cpu, before.threads
-        self.is_lagging, self.idle_read_s = before.is_lagging, before.idle_read_s
+        self.is_lagging, self.last_idle_read_s = before.is_lagging, before.last_idle_read_s
         self.counted_cpu_s = before.counted_cpu_s
         self.looked_cpu_s, self.looked_at_s = before.looked_cpu_s, before.looked_at_s
         self.unlooked_gpu_s = before.unlooked_gpu_s
@@ -174,8 +174,8 @@ class TrackedContainer:
     cpu: CpuHistory
     verdict: Verdict
     looks: LookAccount = field(default_factory=LookAccount)
-    place: Facts = field(default_factory=dict)  # facts from the cluster
-    place_age: int = 0  # ticks since they were looked up
+    cluster_facts: Facts = field(default_factory=dict)  # facts from the cluster
+    cluster_facts_age: int = 0  # ticks since they were looked up
     processes: dict[int, TrackedProcess] = field(default_factory=dict)
     static_sightings: tuple[Sighting, ...] = ()
     dynamic_sightings: tuple[Sighting, ...] = ()  # of the last tick
@@ -208,7 +208,7 @@ class TrackedContainer:
     @property
     def is_idle_sandbox(self) -> bool:
         """Return True for a pod's sandbox: the API knows the pod, but no container of this name."""
-        is_unnamed = bool(self.place) and "ContainerName" not in self.place
+        is_unnamed = bool(self.cluster_facts) and "ContainerName" not in self.cluster_facts
         return is_unnamed and is_idle_sandbox(
             self.container, self.verdict, self.cpu.cpu_s, len(self.processes)
         )
@@ -230,7 +230,7 @@ class TrackedContainer:
         facts = {
             **static_facts(process.process, process.parent),
             "ContainerName": self.container.container_id,
-            **self.place,
+            **self.cluster_facts,
         }
         if process.cpu is not None and process.cpu.cores is not None and not process.is_shortened:
             arguments_bytes = size_of(facts.get("Arguments", ()))  # type: ignore[arg-type]

@@ -39,36 +39,41 @@ class Tracker:
         meter: ProcessMeter,
         matching: Matching,
         limits: TickLimits,
-        place_of: Callable[[Container], Facts] | None,
+        facts_of: Callable[[Container], Facts] | None,
     ) -> None:
-        """``place_of`` returns what the cluster knows of a container, as facts."""
+        """``facts_of`` returns what the cluster knows of a container, as facts."""
         self._node = node
         self._cgroups = cgroups
         self._reader = reader
         self._meter = meter
         self._matching = matching
         self._limits = limits
-        self._place_of = place_of
+        self._facts_of = facts_of
         self._read_last_tick: set[int] = set()  # most programs start with an exec
-        self._placed_since_tick: set[int] = set()
+        self._attributed_since_tick: set[int] = set()
 
     @property
-    def wants_reading(self) -> bool:
-        """True if some processes could not be read or placed yet."""
-        return bool(self._reader.deferred or self._matching.wants_reading or self._cgroups.unplaced)
+    def has_deferred(self) -> bool:
+        """True if some processes could not be read, or attributed to a container, yet."""
+        return bool(
+            self._reader.deferred or self._matching.has_deferred or self._cgroups.unattributed
+        )
 
     def recheck_all(self) -> None:
         """Check at the next tick that every process is still the same program."""
         self._read_last_tick.update(self._node.container_of)
 
-    def update_places(self) -> None:
+    def update_cluster_facts(self) -> None:
         """Look up containers in the cluster: each tick until found, then every few ticks."""
-        if self._place_of is None:
+        if self._facts_of is None:
             return
         for container in self._node.containers.values():
-            container.place_age += 1
-            if not container.place or container.place_age >= self._limits.ticks_per_place:
-                self._update_place(container)
+            container.cluster_facts_age += 1
+            if (
+                not container.cluster_facts
+                or container.cluster_facts_age >= self._limits.ticks_per_lookup
+            ):
+                self._update_cluster_facts(container)
 
     def read_processes(
         self, sampled: CgroupTick, hot: Collection[TrackedContainer], at_s: float
@@ -88,10 +93,10 @@ class Tracker:
     def read_execs(
         self, pids: Iterable[int], at_s: float, max_cpu_s: float
     ) -> list[TrackedContainer]:
-        """Place and read processes that have just exec'ed; return their containers."""
-        to_place = {*pids, *self._cgroups.unplaced}
-        to_read = {pid for pid in to_place if self._attribute(pid, at_s)}
-        self._placed_since_tick |= to_read
+        """Attribute and read processes that have just exec'ed; return their containers."""
+        started = {*pids, *self._cgroups.unattributed}
+        to_read = {pid for pid in started if self._attribute(pid, at_s)}
+        self._attributed_since_tick |= to_read
         read_s = min(max_cpu_s / 2, self._limits.read_between_ticks_s)
         match_s = min(max_cpu_s / 2, self._limits.match_between_ticks_s)
         return self._read(to_read, (), at_s, read_s, match_s)
@@ -146,14 +151,14 @@ class Tracker:
         return True
 
     def _drop_exited(self, sampled: CgroupTick) -> None:
-        """Drop processes that were placed between two ticks and exited before this one."""
-        for pid in self._placed_since_tick:
+        """Drop processes that were attributed between two ticks and exited before this one."""
+        for pid in self._attributed_since_tick:
             container = self._node.container_of.get(pid)
             if container and pid not in sampled.pids.get(container.container.key, ()):
                 del self._node.container_of[pid]
                 if container.processes.pop(pid, None):
                     container.collect_static_sightings()
-        self._placed_since_tick = set()
+        self._attributed_since_tick = set()
 
     def _update_members(self, sampled: CgroupTick) -> set[int]:
         """Drop processes that left their container; return the PIDs that joined one."""
@@ -174,11 +179,11 @@ class Tracker:
         self._node.container_of.update(joined)
         return set(joined)
 
-    def _update_place(self, container: TrackedContainer) -> None:
-        container.place_age = 0
-        place = self._place_of(container.container) if self._place_of is not None else {}
-        if place != container.place:
-            container.place = place
+    def _update_cluster_facts(self, container: TrackedContainer) -> None:
+        container.cluster_facts_age = 0
+        facts = self._facts_of(container.container) if self._facts_of is not None else {}
+        if facts != container.cluster_facts:
+            container.cluster_facts = facts
             self._matching.queue_all(container)
 
     def _attribute_to_pod(self, container: TrackedContainer) -> None:
@@ -202,7 +207,7 @@ class Tracker:
         attributed = self._cgroups.attribute(container.container.key, outer)
         if attributed is not None:
             container.container = attributed
-            self._update_place(container)
+            self._update_cluster_facts(container)
 
     def _pod_container_above(self, process: Process) -> Container | None:
         """Return the pod's container that ``process`` descends from, by the current process tree.

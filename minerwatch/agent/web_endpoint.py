@@ -158,8 +158,8 @@ class NodeView:
             return None
         now_s, stamps = time.time(), journal.files.stamps()
         if self._history is not None:
-            before, read_s, past = self._history
-            if 0 <= now_s - read_s < _HISTORY_FRESH_S * (5 if before == stamps else 1):
+            before, last_read_s, past = self._history
+            if 0 <= now_s - last_read_s < _HISTORY_FRESH_S * (5 if before == stamps else 1):
                 return past
         past = history(journal.files.read(), now_s - _WEEK_S, now_s)
         self._history = stamps, now_s, past

@@ -78,10 +78,10 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
     score: float | None
     rules: tuple[RuleScore, ...]  # of the highest score, strongest first
     started: str  # when the pod was made; "": unknown
-    flagged: str  # first record of it as suspicious or above
-    detected: str  # first record of it as likely or above; "": none
+    flagged: str  # when it was first suspicious or above
+    detected: str  # when it was first likely or above; "": never
     delay_s: float | None  # from the start of its process, or else its pod, to ``detected``
-    ended: str  # "": still flagged when the record ends
+    ended: str  # "": still flagged at the end
     cpu_hours: float | None  # while flagged, as far as recorded
     gpu_hours: float | None = None  # the same of GPUs; None: it used none, or that is not known
     energy_kwh: float | None = None  # of GPUs that only this container used
@@ -89,7 +89,7 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeHistory(msgspec.Struct, frozen=True, kw_only=True):
-    """Incidents of one node and what is missing from the record."""
+    """Incidents of one node and what its journal lacks."""
 
     node: str
     since: str

@@ -106,21 +106,21 @@ def ban_order(
 
 
 def cull_order(status: ContainerStatus, action: Action, *, dry_run: bool) -> CullOrder:
-    """The order to do ``action`` about the container that ``status`` shows."""
+    """Return the order to do ``action`` about the container that ``status`` shows."""
     return CullOrder(status.cgroup, status.container_id, status.pod_uid, action, dry_run)
 
 
 def release_order(status: ContainerStatus) -> ReleaseOrder:
-    """The order to release the pod of the container that ``status`` shows."""
+    """Return the order to release the pod of the container that ``status`` shows."""
     return ReleaseOrder(status.cgroup, status.container_id, status.pod_uid)
 
 
 def encode(order: object) -> bytes:
-    """An order, or an answer, as it is sent."""
+    """Return an order, or an answer, as it is sent."""
     return msgspec.json.encode(order)
 
 
-def decode(body: bytes, kind: type[_Kind], problem: str = "that is no order") -> _Kind:
+def decode(body: bytes, kind: type[_Kind], problem: str = "invalid order") -> _Kind:
     """Return an order of ``kind``. Raises OrderError if it is invalid."""
     try:
         return msgspec.json.decode(body, type=kind)
@@ -130,7 +130,7 @@ def decode(body: bytes, kind: type[_Kind], problem: str = "that is no order") ->
 
 def history_answer(body: bytes) -> NodeHistory:
     """Return the incidents of a node. Raises OrderError if the answer is invalid."""
-    return decode(body, NodeHistory, "the agent's answer cannot be understood")
+    return decode(body, NodeHistory, "the agent's answer cannot be parsed")
 
 
 def answer_of(body: bytes, kind: type[_Kind]) -> _Kind:
@@ -139,5 +139,5 @@ def answer_of(body: bytes, kind: type[_Kind]) -> _Kind:
         return msgspec.json.decode(body, type=kind)
     except NOT_JSON as error:
         raise OrderError(
-            f"the agent's answer cannot be understood: {error}; it may have been done: see the pod"
+            f"the agent's answer cannot be parsed: {error}; the order may be done: check the pod"
         ) from error

@@ -11,5 +11,5 @@ _AUDIENCE = "minerwatch.io/node/"
 
 
 def audience(node: str) -> str:
-    """Return the audience of tokens for one node's agent: useless at any other, and elsewhere."""
+    """Return the audience of tokens for one node's agent, which no other server accepts."""
     return _AUDIENCE + node

@@ -17,12 +17,12 @@ _Kind = TypeVar("_Kind")
 
 
 def encode(statuses: Iterable[ContainerStatus]) -> bytes:
-    """The snapshot's JSON, in the order given."""
+    """Return the snapshot's JSON, in the order given."""
     return msgspec.json.encode(list(statuses))
 
 
 def decode(snapshot: bytes) -> tuple[ContainerStatus, ...]:
-    """A snapshot's containers; keys that this version does not know are passed over.
+    """Return a snapshot's containers; keys that this version does not know are ignored.
 
     Raises SnapshotError if it is no snapshot.
     """
@@ -30,7 +30,7 @@ def decode(snapshot: bytes) -> tuple[ContainerStatus, ...]:
 
 
 def encode_agent(status: AgentStatus) -> bytes:
-    """The JSON of the socket's ``/status``."""
+    """Return the JSON of the socket's ``/status``."""
     return msgspec.json.encode(status)
 
 

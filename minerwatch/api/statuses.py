@@ -103,14 +103,14 @@ def encoded_worst_first(statuses: Iterable[ContainerStatus]) -> bytes:
     The statuses of a full node together take some MiB, which would stay in the interpreter's heap;
     one large buffer goes back to the kernel.
     """
-    encoder, buffer, places = msgspec.json.Encoder(), bytearray(), []
+    encoder, buffer, ranked = msgspec.json.Encoder(), bytearray(), []
     for each in statuses:
         start = len(buffer)
         encoder.encode_into(each, buffer, start)
-        places.append((_rank(each), slice(start, len(buffer))))
-    places.sort(key=itemgetter(0))
+        ranked.append((_rank(each), slice(start, len(buffer))))
+    ranked.sort(key=itemgetter(0))
     with memoryview(buffer) as encoded:
-        return b"[%b]" % b",".join(encoded[place] for _, place in places)
+        return b"[%b]" % b",".join(encoded[span] for _, span in ranked)
 
 
 def _rank(status: ContainerStatus) -> tuple[float, float, str]:
@@ -168,7 +168,7 @@ def _finding_status(finding: Finding, boot_unix_s: float, *, is_counted: bool) -
 
 
 def _observed(finding: Finding) -> dict[str, str | bool | int | float]:
-    """Field -> what it was; of a text all the words that matched, each once."""
+    """Map each field to the values that matched; of a text, to its matching words."""
     observed: dict[str, str | bool | int | float] = {}
     for each in finding.evidence:
         before = observed.get(each.field)
@@ -180,7 +180,7 @@ def _observed(finding: Finding) -> dict[str, str | bool | int | float]:
 
 
 def _expected(finding: Finding) -> dict[str, str]:
-    """Field -> everything that was asked of it and held."""
+    """Map each field to all that rules expected of it and found."""
     expected: dict[str, str] = {}
     for evidence in finding.evidence:
         before = expected.get(evidence.field)

@@ -1,4 +1,4 @@
-"""A message of lint about one place in a file."""
+"""A message of lint about one line of a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """A message about one place in a file."""
+    """A message about one line of a file."""
 
     path: Path
     line: int

@@ -26,7 +26,7 @@ _UNITS = {"bool": "", "list": ""}
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
-def rule_record(rule: Rule) -> dict[str, object]:
+def rule_entry(rule: Rule) -> dict[str, object]:
     """Return the JSON object of ``rules list``."""
     return {
         "id": rule.id,
@@ -117,7 +117,7 @@ FIELD_COLUMNS = (
 )
 
 
-def field_records() -> list[dict[str, str]]:
+def field_entries() -> list[dict[str, str]]:
     """Return each field as the JSON object of ``rules fields``."""
     return [
         {
@@ -146,10 +146,10 @@ def _measured(field: Field) -> str:
 
 def field_rows() -> Iterator[str]:
     """Yield the fields as lines of a table."""
-    records = field_records()
-    widths = {key: max(len(key), *(len(each[key]) for each in records)) for key in FIELD_COLUMNS}
-    for record in ({key: key.upper() for key in FIELD_COLUMNS}, *records):
-        yield "  ".join(record[key].ljust(widths[key]) for key in FIELD_COLUMNS).rstrip()
+    entries = field_entries()
+    widths = {key: max(len(key), *(len(each[key]) for each in entries)) for key in FIELD_COLUMNS}
+    for entry in ({key: key.upper() for key in FIELD_COLUMNS}, *entries):
+        yield "  ".join(entry[key].ljust(widths[key]) for key in FIELD_COLUMNS).rstrip()
 
 
 _FIELD_PAGE_HEAD = """\
@@ -168,14 +168,14 @@ def field_page() -> str:
 def _field_lines() -> Iterator[str]:
     yield _FIELD_PAGE_HEAD
     by_source: dict[tuple[str, str], list[dict[str, str]]] = {}
-    for record in field_records():
-        by_source.setdefault((record["source"], record["capability"]), []).append(record)
-    for (source, capability), records in by_source.items():
+    for entry in field_entries():
+        by_source.setdefault((entry["source"], entry["capability"]), []).append(entry)
+    for (source, capability), entries in by_source.items():
         yield from ("", f"## {source[:1].upper()}{source[1:]}", "")
         yield from ([f"Capability: {capability}.", ""] if capability else [])
         yield "| fact | type | unit | of | measured | meaning | example |"
         yield "| --- | --- | --- | --- | --- | --- | --- |"
-        for each in records:
+        for each in entries:
             texts = map(each.__getitem__, ("type", "unit", "of", "measured", "meaning"))
             example = each["example"].replace("|", r"\|")
             yield f"| `{each['name']}` | {' | '.join(map(_cell, texts))} | `{example}` |"

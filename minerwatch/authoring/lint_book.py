@@ -30,7 +30,7 @@ _CHOSEN_BY_TENANT = frozenset(
     )
 )
 _MIN_COPIES = 3
-"""Rules with the same exclusion, from which on it belongs into a filter."""
+"""So many rules with the same exclusion should share a filter."""
 _SOURCE = re.compile(r"^#\s*Sources?:\s*\S", re.MULTILINE)
 _DATE = re.compile(r"^#(?:.*\s)?Date:\s*\d{4}-\d\d-\d\d\b", re.MULTILINE)
 _Entry = tuple[int, str]  # with its line

@@ -25,7 +25,7 @@ _CPU_FIELDS = frozenset(
 )
 _RANDOM_UUID = 4
 _MAX_SCORE_DEVIATION = 29
-"""Between score and level: behaviour scores at most 29 at any level."""
+"""Largest distance of a score from its level's: behaviour scores at most 29 at any level."""
 _EMPTY_WORD = re.compile(
     r"(?:unknown|none(?: known)?|unlikely|n/?a|-|no|nothing|tbd|\?|rare|possible)\.?", re.IGNORECASE
 )
@@ -202,7 +202,7 @@ def check_by_sigma(rule: Rule, document: Document) -> Problems:
 
 
 def _items(definition: Value, at: KeyPath) -> Iterator[tuple[KeyPath, str, Value]]:
-    """Yield each ``field|modifiers: value`` of the selections, with its place."""
+    """Yield each ``field|modifiers: value`` of the selections, with its line."""
     if isinstance(definition, list):
         for index, inner in enumerate(definition):
             yield from _items(inner, (*at, index))

@@ -48,7 +48,7 @@ class Outcome:
     cullable: bool
 
 
-def recording(line: bytes | str) -> Recording:
+def parse_recording(line: bytes | str) -> Recording:
     """Parse a line of a recording: ``{"id", "label"?, "seconds", "facts": {…}}``.
 
     Other keys are ignored. A null fact was not measured. Raises ValueError with a text for people.
@@ -93,7 +93,7 @@ def counted_matches(recorded: Recording, matcher: Matcher) -> list[Match]:
 
 
 def sighting(match: Match, pid: int = 1) -> Sighting:
-    """Return the match as one of the process ``pid``."""
+    """Return the match as a sighting of the process ``pid``."""
     process = None if match.rule.of_container else ProcessId(pid, 0)
     return Sighting(match.rule, process, match.evidence, match.words_only)
 
@@ -149,7 +149,7 @@ def _element(name: str, value: Any) -> str:
 
 def read_recordings(path: Path) -> list[Recording]:
     """Read a file of recordings; raise ValueError for the first line that is not one."""
-    return [recording(line) for line in path.read_bytes().splitlines()]
+    return [parse_recording(line) for line in path.read_bytes().splitlines()]
 
 
 def numbered_lines(file: IO[bytes], max_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, bytes]]:

@@ -12,7 +12,7 @@ from minerwatch.detection.sigma.yaml_document import read_document
 from minerwatch.model import FactValue, Signal
 
 TO_DO = "TODO"
-"""Marks a place for the author to fill in; lint warns of each."""
+"""Marks what the author fills in; lint warns of each."""
 
 _Examples = tuple[Mapping[str, FactValue], ...]
 
@@ -154,11 +154,11 @@ def with_rule(path: Path, text: str, identifier: str, comment: str) -> str:
     if not isinstance(ids, list) or not ids:
         raise document.error("not a Sigma filter: no list filter.rules", *at)
     lines = text.splitlines(keepends=True)
-    places = [document.line(*at, index) - 1 for index in range(len(ids))]
-    if not all(lines[place].lstrip().startswith("- ") for place in places):
+    indexes = [document.line(*at, index) - 1 for index in range(len(ids))]
+    if not all(lines[index].lstrip().startswith("- ") for index in indexes):
         raise document.error(f"write one id a line, then add {identifier}", *at)
-    following = (place for place, each in zip(places, ids, strict=True) if str(each) > identifier)
-    place = next(following, places[-1] + 1)
-    indent = lines[places[0]].partition("-")[0]
-    lines.insert(place, f"{indent}- {identifier}  # {comment}\n")
+    following = (index for index, each in zip(indexes, ids, strict=True) if str(each) > identifier)
+    index = next(following, indexes[-1] + 1)
+    indent = lines[indexes[0]].partition("-")[0]
+    lines.insert(index, f"{indent}- {identifier}  # {comment}\n")
     return "".join(lines)

@@ -22,7 +22,7 @@ _SEEN = re.compile(
     r" ([0-9]{1,12}(?:\.[0-9]{1,20})?(?:e[+-]?[0-9]{1,2})?)$",
     re.MULTILINE | re.ASCII,
 )
-_POLL_S = 0.5
+_CHECK_S = 0.5
 _ANSWER_S = 5.0
 _MAX_ANSWER_BYTES = 16 << 20
 
@@ -92,7 +92,7 @@ def canary(
 
 
 def _found_after_s(exposition: Callable[[], str], timeout_s: float) -> float:
-    """Plants a canary; the seconds until it was found. Raises SnapshotError if it was not."""
+    """Plant a canary; return the seconds until it was found. Raises SnapshotError if it was not."""
     last_seen_unix_s(exposition())
     planted, started_s, planted_unix_s = Canary(), time.monotonic(), time.time()
     planted.plant()
@@ -103,7 +103,7 @@ def _found_after_s(exposition: Callable[[], str], timeout_s: float) -> float:
                     f"the canary was not found within {timeout_s:g} s: this node's agent does not"
                     " see what runs here; see docs/sre-guide.md, MinerwatchCanaryNotSeen"
                 )
-            time.sleep(_POLL_S)
+            time.sleep(_CHECK_S)
         return time.monotonic() - started_s
     finally:
         planted.remove()

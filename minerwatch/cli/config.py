@@ -99,8 +99,8 @@ def check(path: Path, output: str) -> None:
         click.echo(printable(str(error)))
         sys.exit(1)
     if output == "json":
-        records = [{"path": str(path), **asdict(fault)} for fault in faults]
-        click.echo(json.dumps(records, indent=2))
+        entries = [{"path": str(path), **asdict(fault)} for fault in faults]
+        click.echo(json.dumps(entries, indent=2))
     else:
         for fault in faults:
             click.echo(printable(f"{path}:{fault.line}: {fault}"))
@@ -170,7 +170,7 @@ def _sources(context: click.Context, path: Path | None) -> dict[str, str]:
 
 
 def _resolved(config: Config) -> Config:
-    """Fill in what the agent takes for what is empty: by default, or by its environment."""
+    """Return the configuration with what the agent uses where it is empty."""
     from minerwatch.agent.monitor import node_name  # with all that an agent is
 
     given = {name: os.environ.get(f"MINERWATCH_{name.upper()}", "") for name in _BY_ENVIRONMENT}

@@ -140,7 +140,7 @@ def _check_cluster_is_known() -> None:
 
 
 def report_missing(coverage: Coverage | None) -> None:
-    """Name the nodes of which nothing is known, on standard error."""
+    """Print the nodes of which nothing is known to standard error."""
     for line in coverage_lines(coverage) if coverage else ():
         click.echo(f"minerwatch: {line}", err=True)
 
@@ -214,7 +214,7 @@ class ClusterSource:
 
     @property
     def namespace(self) -> str:
-        """The only one that is looked at; "": all."""
+        """The only namespace that is shown; "": all."""
         return self._scope.namespace
 
     def answers(self, agents: Agents) -> Iterator[NodeAnswer]:
@@ -222,7 +222,7 @@ class ClusterSource:
         return self._fleet.answers(agents)
 
     def whole(self, status: ContainerStatus, *, unmasked: bool = False) -> ContainerStatus:
-        """The container with all its processes; as it is if its agent does not answer again.
+        """Return the container with all its processes; ``status`` if its agent does not answer.
 
         Others may be asked meanwhile, from another thread. ``unmasked``: with the secrets that
         command lines hold.
@@ -267,7 +267,7 @@ class ClusterSource:
             raise OrderError(f"node {node}: {words}{doubt}") from error
 
     def ordered_everywhere(self, path: str, order: bytes) -> Iterator[tuple[str, bytes | str]]:
-        """Each node with what its agent answers to an order, or in text why it does not."""
+        """Yield each node with its agent's answer to an order, or the reason why there is none."""
         from concurrent.futures import ThreadPoolExecutor
 
         agents = self.agents().pods
@@ -362,7 +362,7 @@ def _has_kubeconfig() -> bool:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[], Any]]:
-    """A bar on a terminal's standard error, gone when all is done; nothing anywhere else."""
+    """Show a bar on standard error until all is done, if that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda: None
         return

@@ -37,7 +37,7 @@ _MAX_CHARS = 4096
 
 
 class _Failure(click.ClickException):
-    """One of our errors, mostly in one line: it may quote an agent or a file."""
+    """An error that a person can mend. It may quote an agent or a file, so it is escaped."""
 
     exit_code = 1
 

@@ -209,7 +209,7 @@ FILE_CHECKS: Checks = {
 
 
 def configuration(config_path: Path | None, rule_folders: tuple[Path, ...], **given: Any) -> Config:
-    """The file's settings, overruled by the options that were given (None: it was not)."""
+    """Return the file's settings with the options that were given (None: it was not)."""
     config = Config()
     if config_path is not None:
         from minerwatch.config.reader import load

@@ -60,7 +60,7 @@ def decoded(body: bytes) -> list[tuple[Labels, float]]:
         answer = msgspec.json.decode(body, type=_Answer)
         found = [(each.metric, float(each.value[1])) for each in answer.data.result]
     except NOT_JSON as error:
-        raise SnapshotError(f"Prometheus's answer cannot be understood: {error}") from error
+        raise SnapshotError(f"Prometheus's answer cannot be parsed: {error}") from error
     return [(labels, value) for labels, value in found if 0 <= value <= _MAX_VALUE]
 
 

@@ -139,10 +139,10 @@ def _write(text: str, output: Path | None) -> None:
         raise MinerwatchError(f"{output}: {error.strerror}") from error
 
 
-_Read = tuple[list[NodeHistory], list[Unanswered], str]
+_Answer = tuple[list[NodeHistory], list[Unanswered], str]
 
 
-def _of_folders(folders: tuple[Path, ...], since_s: float, until_s: float) -> _Read:
+def _of_folders(folders: tuple[Path, ...], since_s: float, until_s: float) -> _Answer:
     found = []
     for folder in folders:
         if not any((folder / name).exists() for name in (VERDICTS, USAGE)):
@@ -153,7 +153,7 @@ def _of_folders(folders: tuple[Path, ...], since_s: float, until_s: float) -> _R
     return found, [], f"the journal of {nodes}"
 
 
-def _of_agents(connect: Connect, since_s: float, until_s: float, hours: float) -> _Read:
+def _of_agents(connect: Connect, since_s: float, until_s: float, hours: float) -> _Answer:
     """Return the agents' histories; on a node without an agent that of its files."""
     source = connect()
     try:
@@ -175,7 +175,7 @@ def _reason(refusal: str) -> str:
     return "this agent is too old to report: upgrade it" if "not found; try" in refusal else refusal
 
 
-def _asked(source: AnySource, hours: float) -> _Read:
+def _asked(source: AnySource, hours: float) -> _Answer:
     histories, missing = [], []
     order = orders.encode(orders.HoursOrder(hours))
     for node, answer in source.ordered_everywhere(orders.HISTORY, order):

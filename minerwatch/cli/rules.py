@@ -97,7 +97,7 @@ def list_rules(output: str, rule_folders: tuple[Path, ...], config_path: Path | 
     book = _load((), rule_folders, config_path)
     in_order = sorted(book.rules, key=lambda rule: (rule.signal, -rule.score, rule.title))
     if output == "json":
-        _print_json([index.rule_record(rule) for rule in in_order])
+        _print_json([index.rule_entry(rule) for rule in in_order])
     elif output == "markdown":
         click.echo(index.rule_index(book.rules, BUILT_IN_RULES), nl=False)
     else:
@@ -145,7 +145,7 @@ def fields(output: str) -> None:
     Exit status: 0.
     """
     if output == "json":
-        _print_json(index.field_records())
+        _print_json(index.field_entries())
     elif output == "markdown":
         click.echo(index.field_page(), nl=False)
     else:
@@ -363,7 +363,7 @@ def replay(
     name = getattr(recorded, "name", "<stdin>")
     for number, line in recordings.numbered_lines(recorded):
         try:
-            case = recordings.recording(line)
+            case = recordings.parse_recording(line)
         except ValueError as error:
             failed = True
             _print_stderr(f"{name}:{number}: {error}")

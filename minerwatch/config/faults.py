@@ -135,7 +135,7 @@ class _Visit:
             yield from (entry for name, entry in merged.items() if name not in names)
 
     def _faults_of_value(self, node: yaml.Node, kind: Any, inner: Any, key: str) -> Iterator[Fault]:
-        """Convert a value whose parts have no faults."""
+        """Yield the fault of a value whose parts have none."""
         check = self.checker.checks.get(re.sub(r"\[\d+\]", "[]", key))
         try:
             value = self.value(node)

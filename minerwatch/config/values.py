@@ -73,7 +73,7 @@ def duration_s(text: str | float) -> Duration:
 
 
 def duration_text(seconds: float) -> str:
-    """Write a length of time in the largest unit without a fraction: the form that is read."""
+    """Return a duration in the largest unit without a fraction, as ``duration`` parses it."""
     for unit in ("d", "h", "m", "s"):
         count = seconds / _SECONDS_PER_UNIT[unit]
         if count >= 1 and count.is_integer():

@@ -158,7 +158,7 @@ class AuditLog:
 
     def _flush(self) -> bool:
         try:
-            self._check_place()
+            self._check_paths()
             if self._holds is None:
                 self._holds = _held(self.path)
             if self._is_lost:
@@ -189,7 +189,7 @@ class AuditLog:
             os.ftruncate(file, self._whole_bytes)
         _write_all(file, line)
         self._whole_bytes += len(line)
-        self._check_place()
+        self._check_paths()
 
     def _opened(self) -> int:
         if self._file is not None:
@@ -201,7 +201,7 @@ class AuditLog:
         self._whole_bytes = _whole_bytes(file)
         return file
 
-    def _check_place(self) -> None:
+    def _check_paths(self) -> None:
         """Raise AuditError if the file or its lock is no longer at its path."""
         for path, file, least_bytes in (
             (self.path, self._file, self._whole_bytes),

@@ -45,8 +45,8 @@ def banned_specs(repository: str) -> dict[str, str]:
         return {}  # a whole host or owner
     anywhere = r"^(?:https?|git|ssh)(?::|%3a)" + _either("//")
     user = r"(?:[^/@]*(?:@|%40))?"
-    place = _SEPARATOR.join([_either(host) + _PORT, *map(_either, path.split("/"))])
-    pattern = f"{anywhere}{user}{_either('www.')}?{place}{_END}"
+    repository = _SEPARATOR.join([_either(host) + _PORT, *map(_either, path.split("/"))])
+    pattern = f"{anywhere}{user}{_either('www.')}?{repository}{_END}"
     patterns = {"GitRepoProvider.banned_specs": pattern}
     if host in FORGES:
         patterns[f"{FORGES[host]}.banned_specs"] = f"^{_either(path)}{_END}"

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from minerwatch.culling.bans import Ban, HubRecords, Notice
+from minerwatch.culling.bans import Ban, HubBans, Notice
 from minerwatch.culling.compare_and_swap import SwapPace, compare_and_swap
 from minerwatch.errors import NOT_JSON
 from minerwatch.kube.client import ApiError, Cluster, one_line
@@ -36,36 +36,36 @@ class _Object(msgspec.Struct, omit_defaults=True, rename={"binary_data": "binary
 
 
 class BanStore:
-    """Reads and changes the records; for one thread. Raises ApiError in one line."""
+    """Reads and changes bans and notices; for one thread. Raises ApiError in one line."""
 
     def __init__(
         self,
         cluster: Cluster,
-        place: Callable[[], str],
+        config_map: Callable[[], str],
         pace: SwapPace = _PACE,
         closing: Event | None = None,
     ) -> None:
-        """``place`` returns NAMESPACE/NAME."""
+        """``config_map`` returns NAMESPACE/NAME."""
         self._cluster = cluster
-        self._place = place
+        self._config_map = config_map
         self._pace = pace
         self._closing = closing or Event()
         self._rng = random.Random()  # noqa: S311 - it spreads requests
 
-    def read(self) -> HubRecords:
-        """Return the records; empty ones if the ConfigMap does not exist."""
+    def read(self) -> HubBans:
+        """Return bans and notices; none if the ConfigMap does not exist."""
         found = self._get()
-        return self._records(found) if found else HubRecords()
+        return self._decoded(found) if found else HubBans()
 
-    def update(self, change: Callable[[HubRecords], HubRecords]) -> HubRecords:
-        """Write what ``change`` makes of the records, and return it; again if they changed.
+    def update(self, change: Callable[[HubBans], HubBans]) -> HubBans:
+        """Write what ``change`` returns, and return it; try again if the object changed meanwhile.
 
         ``change`` may raise: nothing is written then.
         """
 
-        def attempt(until_s: float) -> HubRecords:
+        def attempt(until_s: float) -> HubBans:
             found = self._get(until_s)
-            before = self._records(found) if found else HubRecords()
+            before = self._decoded(found) if found else HubBans()
             after = change(before)
             if after != before:
                 self._put(found, after, until_s)
@@ -90,14 +90,16 @@ class BanStore:
         except NOT_JSON as error:
             raise self._broken("it is no ConfigMap", error) from error
 
-    def _put(self, found: _Object | None, records: HubRecords, until_s: float) -> None:
+    def _put(self, found: _Object | None, hub_bans: HubBans, until_s: float) -> None:
         collection, path = self._paths()
-        namespace, name = self._place().split("/")
+        namespace, name = self._config_map().split("/")
         data = dict(found.data or {}) if found else {}
-        data[BANS] = msgspec.json.encode(records.bans).decode()
-        data[NOTICES] = msgspec.json.encode(records.notices).decode()
+        data[BANS] = msgspec.json.encode(hub_bans.bans).decode()
+        data[NOTICES] = msgspec.json.encode(hub_bans.notices).decode()
         if sum(len(text.encode()) for text in data.values()) > _MAX_DATA_BYTES:
-            raise ApiError("server", f"{self._place()}: it is full: release some bans", status=413)
+            raise ApiError(
+                "server", f"{self._config_map()}: it is full: release some bans", status=413
+            )
         whole = found or _Object({"namespace": namespace, "name": name})
         body = {"apiVersion": "v1", "kind": "ConfigMap", **msgspec.to_builtins(whole), "data": data}
         method, where = ("PUT", path) if found else ("POST", collection)
@@ -105,19 +107,19 @@ class BanStore:
             method, where, body=msgspec.json.encode(body), timeout_s=self._answer_s(until_s)
         )
 
-    def _records(self, found: _Object) -> HubRecords:
+    def _decoded(self, found: _Object) -> HubBans:
         data = found.data or {}
         try:
             bans = msgspec.json.decode(data.get(BANS, "[]"), type=tuple[Ban, ...])
             notices = msgspec.json.decode(data.get(NOTICES, "[]"), type=tuple[Notice, ...])
         except NOT_JSON as error:
             raise self._broken("its bans cannot be read: mend or delete it", error) from error
-        return HubRecords(bans, notices)
+        return HubBans(bans, notices)
 
     def _broken(self, what: str, error: Exception) -> ApiError:
-        return ApiError("garbage", f"ConfigMap {self._place()}: {what}: {one_line(error)}")
+        return ApiError("garbage", f"ConfigMap {self._config_map()}: {what}: {one_line(error)}")
 
     def _paths(self) -> tuple[str, str]:
-        namespace, _, name = self._place().partition("/")
+        namespace, _, name = self._config_map().partition("/")
         collection = f"/api/v1/namespaces/{namespace}/configmaps"
         return collection, f"{collection}/{name}"

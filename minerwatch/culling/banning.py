@@ -19,7 +19,7 @@ from minerwatch.culling.ban_store import BanStore
 from minerwatch.culling.bans import (
     Ban,
     Candidate,
-    HubRecords,
+    HubBans,
     Notice,
     Sighting,
     ban_text,
@@ -87,7 +87,7 @@ class Banning:
         now_s, text = self._now_s, self._notice_text(case.verdict.findings, record)
         server = decision.server
         notice = Notice(server.user, server.name, now_s, text, decision.pod_uid)
-        self._required_store().update(lambda records: records.kept(now_s).with_notice(notice))
+        self._required_store().update(lambda hub_bans: hub_bans.kept(now_s).with_notice(notice))
 
     def _ban_after(self, case: Case, decision: Decision, record: ActionRecord) -> None:
         if not self._settings.after_cull or decision.action is Action.LABEL:
@@ -145,7 +145,7 @@ class Banning:
         lifted = [each for each in before.bans if each.name == order.name]
         self._write("ban-lifted", lifted, order.by)
         if not self.context.dry_run:
-            store.update(lambda records: records.without(name=order.name))
+            store.update(lambda hub_bans: hub_bans.without(name=order.name))
         return LiftAnswer(
             self.context.agent.node,
             tuple(ban_status(each) for each in lifted),
@@ -164,13 +164,13 @@ class Banning:
         if lifted:
             self._write("ban-lifted", lifted, "release")
         if before != before.without(pod_uid=pod_uid):
-            self.store.update(lambda records: records.without(pod_uid=pod_uid))
+            self.store.update(lambda hub_bans: hub_bans.without(pod_uid=pod_uid))
         return len(lifted)
 
     def listed(self) -> tuple[BanStatus, ...]:
         """Return all bans in force. Raises OrderError, ApiError."""
-        records = self._required_store().read().current(self._now_s)
-        return tuple(ban_status(each) for each in records.bans)
+        hub_bans = self._required_store().read().current(self._now_s)
+        return tuple(ban_status(each) for each in hub_bans.bans)
 
     def seen(self, order: SeenOrder) -> SeenAnswer:
         """Return how many other pods of each name this node has seen, not flagged."""
@@ -250,10 +250,10 @@ class Banning:
         if not added:
             return
 
-        def with_added(records: HubRecords) -> HubRecords:
-            if why := budget_objection(records, added, self._settings, self._now_s):
+        def with_added(hub_bans: HubBans) -> HubBans:
+            if why := budget_objection(hub_bans, added, self._settings, self._now_s):
                 raise OverBudgetError(why)
-            return records.kept(self._now_s).with_bans(added)
+            return hub_bans.kept(self._now_s).with_bans(added)
 
         if dry_run:
             with_added(store.read())

@@ -89,53 +89,53 @@ class Notice(msgspec.Struct, frozen=True):
     pod_uid: str = ""  # of the server
 
 
-class HubRecords(msgspec.Struct, frozen=True):
+class HubBans(msgspec.Struct, frozen=True):
     """All bans and notices, as the ConfigMap holds them."""
 
     bans: tuple[Ban, ...] = ()
     notices: tuple[Notice, ...] = ()
 
-    def current(self, unix_s: float) -> HubRecords:
+    def current(self, unix_s: float) -> HubBans:
         """Return what has not expired."""
-        return HubRecords(
+        return HubBans(
             tuple(each for each in self.bans if each.until_unix_s > unix_s),
             tuple(each for each in self.notices if each.at_unix_s > unix_s - NOTICE_S),
         )
 
-    def kept(self, unix_s: float) -> HubRecords:
+    def kept(self, unix_s: float) -> HubBans:
         """Return what is in force, and the bans of the last day, which the budget counts."""
         bans = (
             each for each in self.bans if max(each.until_unix_s, each.at_unix_s + DAY_S) > unix_s
         )
-        return HubRecords(tuple(bans), self.current(unix_s).notices)
+        return HubBans(tuple(bans), self.current(unix_s).notices)
 
-    def with_notice(self, notice: Notice) -> HubRecords:
-        """Return the records with ``notice`` in place of an earlier one about the same server."""
+    def with_notice(self, notice: Notice) -> HubBans:
+        """Return these with ``notice`` instead of an earlier one about the same server."""
         others = [
             each
             for each in self.notices
             if (each.user, each.server) != (notice.user, notice.server)
         ]
-        return HubRecords(self.bans, (*others, notice)[-MAX_NOTICES:])
+        return HubBans(self.bans, (*others, notice)[-MAX_NOTICES:])
 
-    def with_bans(self, added: Iterable[Ban]) -> HubRecords:
-        """Return the records with ``added``; of two of a name the one that ends later stays."""
+    def with_bans(self, added: Iterable[Ban]) -> HubBans:
+        """Return these with ``added``; of two of a name the one that ends later stays."""
         found: dict[tuple[BanKind, str], Ban] = {}
         for each in (*self.bans, *added):
             before = found.get((each.kind, each.name))
             if before is None or each.until_unix_s >= before.until_unix_s:
                 found[each.kind, each.name] = each
-        return HubRecords(tuple(found.values()), self.notices)
+        return HubBans(tuple(found.values()), self.notices)
 
-    def without(self, *, pod_uid: str = "", name: str = "") -> HubRecords:
-        """Return the records without the bans and notices of a pod, or without a name's bans."""
+    def without(self, *, pod_uid: str = "", name: str = "") -> HubBans:
+        """Return these without the bans and notices of a pod, or without a name's bans."""
         kept = tuple(
             each
             for each in self.bans
             if not (pod_uid and each.pod_uid == pod_uid) and not (name and each.name == name)
         )
         notices = tuple(each for each in self.notices if not (pod_uid and each.pod_uid == pod_uid))
-        return HubRecords(kept, notices)
+        return HubBans(kept, notices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,17 +180,15 @@ def candidates(
             yield Candidate(kind, each, values, sighting.unflagged, tuple(reasons))
 
 
-def budget_objection(
-    records: HubRecords, added: Sequence[Ban], settings: Bans, unix_s: float
-) -> str:
+def budget_objection(hub_bans: HubBans, added: Sequence[Ban], settings: Bans, unix_s: float) -> str:
     """Return why ``added`` are too many; "": they are not."""
-    names = {(each.kind, each.name) for each in records.bans}
+    names = {(each.kind, each.name) for each in hub_bans.bans}
     new = [each for each in added if (each.kind, each.name) not in names]
-    today = sum(each.at_unix_s > unix_s - DAY_S for each in records.bans)
+    today = sum(each.at_unix_s > unix_s - DAY_S for each in hub_bans.bans)
     if today + len(new) > settings.per_day:
         return f"{today} bans were made within a day, {settings.per_day} are allowed (per_day)"
-    if len(records.bans) + len(new) > MAX_BANS:
-        return f"there are {len(records.bans)} bans, {MAX_BANS} are allowed: release some"
+    if len(hub_bans.bans) + len(new) > MAX_BANS:
+        return f"there are {len(hub_bans.bans)} bans, {MAX_BANS} are allowed: release some"
     return ""
 
 

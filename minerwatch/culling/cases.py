@@ -55,9 +55,9 @@ class Cases:
         return self._stopped.get(pod_uid, frozenset())
 
     def to_resume(self, pod_uid: str) -> frozenset[ProcessId]:
-        """Return the processes that stand still, or were stopped within a minute and may soon.
+        """Return the processes that are stopped, or may stop: signalled within the last minute.
 
-        A signal that is pending shows in no state; SIGCONT takes it back (signal(7)). The caller
+        A pending signal shows in no state; SIGCONT cancels it (signal(7)). The caller
         resumes them: only processes that are stopped after this count the next time.
         """
         now = self._context.clock.now()
@@ -69,7 +69,7 @@ class Cases:
         return self.stopped(pod_uid) | {process for uid, process in recent if uid == pod_uid}
 
     def pod_uid(self, container: Container) -> str:
-        """Return the uid that actions on a container are recorded by."""
+        """Return the uid under which records hold a container's actions."""
         identity = self._cluster.identity(container) if self._context.is_host else None
         return identity.pod.uid if identity else container.pod_uid
 

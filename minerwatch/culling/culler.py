@@ -151,7 +151,7 @@ class Culler:
         """Take the containers that a tick found at suspicious or above; return at once."""
         verdicts = [each.verdict for each in confirmed(flagged)]
         now_s = self._context.clock.now().monotonic_s
-        self.cases.holds.record(verdicts, now_s, float(self._context.config.interval))
+        self.cases.holds.update(verdicts, now_s, float(self._context.config.interval))
         self.mailbox.put_tick(flagged)
 
     def call(self, work: Callable[[], Result], timeout_s: float = _REQUEST_TIMEOUT_S) -> Result:
@@ -224,7 +224,7 @@ class Culler:
     def _consider(self, flagged: Flagged) -> None:
         found = confirmed(flagged)
         self.cases.refresh_flagged(flagged)
-        self._record_sightings(flagged)
+        self._update_sightings(flagged)
         if self._context.has_budget:
             now_s = self._context.clock.now().monotonic_s
             self._budget.refresh_if_due(now_s, is_needed=bool(found), dry_run=self._context.dry_run)
@@ -242,7 +242,7 @@ class Culler:
         if failure is not None:
             raise failure
 
-    def _record_sightings(self, flagged: Flagged) -> None:
+    def _update_sightings(self, flagged: Flagged) -> None:
         """Count the node's pods by repository and address, where bans are configured."""
         culling = self._context.culling
         if self._context.is_host or culling.mode == OFF or not culling.bans.config_map:
@@ -251,7 +251,7 @@ class Culler:
         pods = ((pod.uid, with_claims(cluster.owners(pod), pod, culling)) for pod in cluster.pods())
         uids = frozenset(each.container.pod_uid for each in flagged)
         try:
-            self.banning.sightings.record(pods, uids, now.unix_s)
+            self.banning.sightings.update(pods, uids, now.unix_s)
         except OSError as error:
             self._context.callbacks.on_error("bans", error)
 

@@ -83,7 +83,7 @@ class Objection:
     detail: str  # found and required values, or ""
 
     def __str__(self) -> str:
-        """The sentence, and the detail in brackets."""
+        """Return the sentence, and the detail in brackets."""
         return f"{self.reason.value[:-1]} ({self.detail})." if self.detail else self.reason.value
 
 

@@ -5,7 +5,7 @@ The steps are those of ``culling.policy``. What may go wrong between them:
 - The agent is killed: the audit log has the action as pending, and the next agent treats it as one
   that may have happened.
 - The evidence cannot be kept, the budget is spent, or the pod has changed: the action is withdrawn,
-  and its place in the budget is given back.
+  and its slot of the budget is given back.
 - The API server throttles (429), another client changed the pod (409), credentials have expired
   (401): nothing has happened, so the pod is fetched and rechecked, and the request is retried. A
   few times, for a minute at most.
@@ -147,7 +147,7 @@ class Enforcer:
             return End(Outcome.WITHDRAWN, f"no evidence could be kept: {why}")
         attempt.has_reserved = True
         if not self.budget.reserve(attempt.record, self.context.clock.now()):
-            return End(Outcome.WITHDRAWN, "the cluster's budget has no place left")
+            return End(Outcome.WITHDRAWN, "the cluster's budget has no slot left")
         return self._recheck_and_act(attempt, case, decision)
 
     def _recheck_and_act(self, attempt: _Attempt, case: Case, decision: Decision) -> End:

@@ -1,11 +1,11 @@
 """A host's budget of actions: one file, locked while it is read and written.
 
 Beside the file is a lock that is never replaced (flock(2)), so that of two agents that want the
-last place one gets it. The file itself is written aside, flushed and renamed: an agent that is
+last slot one gets it. The file itself is written aside, flushed and renamed: an agent that is
 killed leaves the old file or the new one. A file that cannot be read, is damaged, or is no regular
 file of the agent's own user permits nothing, until an operator has moved it away.
 
-A place is held for an hour by the clock since boot, which no one can set. One from before the last
+A slot is held for an hour by the clock since boot, which no one can set. One from before the last
 boot counts as taken at the boot.
 """
 
@@ -27,7 +27,7 @@ from minerwatch.config.schema import CullBudget
 from minerwatch.culling.records import HOUR_S, ActionRecord, Moment
 from minerwatch.errors import NOT_JSON, MinerwatchError
 
-MAX_PLACES = 1100  # no budget permits more than 1,000 an hour
+MAX_SLOTS = 1100  # no budget permits more than 1,000 an hour
 _MAX_BYTES = 1 << 20
 _LOCK_S = 5.0
 _RETRY_S = 0.05
@@ -39,8 +39,8 @@ class BudgetError(MinerwatchError):
     """The budget's file cannot be used; the message has the path and the reason."""
 
 
-class Place(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """A place of the hour's budget, taken by one action."""
+class Slot(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A slot of the hour's budget, taken by one action."""
 
     id: str
     boot_id: str
@@ -71,7 +71,7 @@ class FileBudget:
         self._on_error = on_error
         self._lock_s = lock_s
         self._closing = Event()
-        self._last: tuple[float, tuple[Place, ...]] | None = None  # replaced, never changed
+        self._last: tuple[float, tuple[Slot, ...]] | None = None  # replaced, never changed
 
     def close(self) -> None:
         """Interrupt all waits."""
@@ -79,7 +79,7 @@ class FileBudget:
 
     def refresh(self) -> bool:
         """Read the file, so that ``left`` is known; return True on success."""
-        return self._update(lambda places: places) is not None
+        return self._update(lambda slots: slots) is not None
 
     def refresh_if_due(self, now_s: float, *, is_needed: bool, dry_run: bool) -> None:  # noqa: ARG002
         """Read the file if the last read is too old; called at every tick."""
@@ -107,20 +107,20 @@ class FileBudget:
         return {}
 
     def reserve(self, record: ActionRecord, now: Moment) -> bool:
-        """Take a place; return True if the record has one now. Idempotent."""
+        """Take a slot; return True if the record has one now. Idempotent."""
 
-        def change(places: tuple[Place, ...]) -> tuple[Place, ...]:
-            held = self._unexpired(places, dry_run=record.dry_run)
-            if any(place.id == record.id for place in held) or len(held) >= self._most:
-                return places
-            return (*places, Place(record.id, now.boot_id, now.monotonic_s, record.dry_run))
+        def change(slots: tuple[Slot, ...]) -> tuple[Slot, ...]:
+            held = self._unexpired(slots, dry_run=record.dry_run)
+            if any(slot.id == record.id for slot in held) or len(held) >= self._most:
+                return slots
+            return (*slots, Slot(record.id, now.boot_id, now.monotonic_s, record.dry_run))
 
-        places = self._update(change) or ()
-        return any(place.id == record.id for place in places)
+        slots = self._update(change) or ()
+        return any(slot.id == record.id for slot in slots)
 
     def give_back(self, record: ActionRecord) -> None:
-        """Free the place of an action that was not tried; if that fails, it expires."""
-        self._update(lambda places: tuple(each for each in places if each.id != record.id))
+        """Free the slot of an action that was not tried; if that fails, it expires."""
+        self._update(lambda slots: tuple(each for each in slots if each.id != record.id))
 
     def forget(self) -> None:
         """Remove the file; the lock stays. Raises BudgetError."""
@@ -136,23 +136,21 @@ class FileBudget:
         settings = self._settings()
         return min(settings.per_node, settings.per_cluster)
 
-    def _unexpired(self, places: Iterable[Place], *, dry_run: bool) -> list[Place]:
+    def _unexpired(self, slots: Iterable[Slot], *, dry_run: bool) -> list[Slot]:
         now = self._now()
-        return [
-            place for place in places if place.dry_run == dry_run and _age_s(place, now) < HOUR_S
-        ]
+        return [slot for slot in slots if slot.dry_run == dry_run and _age_s(slot, now) < HOUR_S]
 
     def _update(
-        self, change: Callable[[tuple[Place, ...]], tuple[Place, ...]]
-    ) -> tuple[Place, ...] | None:
-        """Write the places that ``change`` returns and return them; None on any failure."""
+        self, change: Callable[[tuple[Slot, ...]], tuple[Slot, ...]]
+    ) -> tuple[Slot, ...] | None:
+        """Write the slots that ``change`` returns and return them; None on any failure."""
         try:
             with self._locked():
                 found = self._read()
                 now = self._now()
-                places = change(tuple(each for each in found if _age_s(each, now) < HOUR_S))
-                if places != found:
-                    self._write(places)
+                slots = change(tuple(each for each in found if _age_s(each, now) < HOUR_S))
+                if slots != found:
+                    self._write(slots)
         except BudgetError as error:
             self._report_failure("locked" if error.__cause__ is None else "damaged", error)
             return None
@@ -160,8 +158,8 @@ class FileBudget:
             unusable = BudgetError(f"{self._path}: the budget cannot be used: {error.strerror}")
             self._report_failure("unusable", unusable)
             return None
-        self._last = (self._now().monotonic_s, places)
-        return places
+        self._last = (self._now().monotonic_s, slots)
+        return slots
 
     def _report_failure(self, reason: str, error: Exception) -> None:
         self._last = None
@@ -187,7 +185,7 @@ class FileBudget:
         finally:
             os.close(descriptor)
 
-    def _read(self) -> tuple[Place, ...]:
+    def _read(self) -> tuple[Slot, ...]:
         try:
             descriptor = os.open(self._path, os.O_RDONLY | _FLAGS)
         except FileNotFoundError:
@@ -199,24 +197,24 @@ class FileBudget:
             os.close(descriptor)
         now = self._now()
         try:
-            places = msgspec.json.decode(body, type=tuple[Place, ...])
-            if len(places) > MAX_PLACES:
-                raise ValueError("too many places")
-            if any(_age_s(each, now) < 0 for each in places):
-                raise ValueError("a place in the future")
+            slots = msgspec.json.decode(body, type=tuple[Slot, ...])
+            if len(slots) > MAX_SLOTS:
+                raise ValueError("too many slots")
+            if any(_age_s(each, now) < 0 for each in slots):
+                raise ValueError("a slot in the future")
         except NOT_JSON as error:
             raise BudgetError(
                 f"{self._path}: damaged, so nothing is culled: move the file away once no action"
                 " was done within the last hour"
             ) from error
-        return places
+        return slots
 
-    def _write(self, places: tuple[Place, ...]) -> None:
+    def _write(self, slots: tuple[Slot, ...]) -> None:
         beside = self._path.with_name(f"{self._path.name}.new")
         beside.unlink(missing_ok=True)
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
         try:
-            body = msgspec.json.encode(places)
+            body = msgspec.json.encode(slots)
             while body:
                 body = body[os.write(descriptor, body) :]
             os.fsync(descriptor)
@@ -230,11 +228,11 @@ class FileBudget:
             os.close(folder)
 
 
-def _age_s(place: Place, now: Moment) -> float:
-    """Return the least possible age of a place."""
-    if place.boot_id != now.boot_id:
+def _age_s(slot: Slot, now: Moment) -> float:
+    """Return the least possible age of a slot."""
+    if slot.boot_id != now.boot_id:
         return now.monotonic_s
-    return now.monotonic_s - place.monotonic_s
+    return now.monotonic_s - slot.monotonic_s
 
 
 def _check(descriptor: int, path: Path) -> None:

@@ -43,15 +43,15 @@ class Holds:
     def __init__(self) -> None:
         self._lock = Lock()
         self._containers: dict[ContainerKey, dict[_SpanKey, _Span]] = {}
-        self._recorded_s = 0.0
+        self._updated_s = 0.0
 
-    def record(self, verdicts: Iterable[Verdict], now_s: float, interval_s: float) -> None:
+    def update(self, verdicts: Iterable[Verdict], now_s: float, interval_s: float) -> None:
         """Add the verdicts of all containers that are confirmed at a tick."""
         gap_s = MAX_GAP_TICKS * interval_s
         with self._lock:
-            if now_s - self._recorded_s > gap_s:
+            if now_s - self._updated_s > gap_s:
                 self._containers.clear()
-            self._recorded_s = now_s
+            self._updated_s = now_s
             for verdict in verdicts:
                 spans = self._containers.setdefault(verdict.container, {})
                 for finding in counting_findings(verdict):

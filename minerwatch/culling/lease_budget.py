@@ -1,21 +1,21 @@
 """The cluster's budget of actions: one Lease, which all agents compare and swap.
 
-An agent reads the Lease, adds its own place if there is one left, and writes it back (see
-``culling.compare_and_swap``). So if two agents want the last place, one gets it. A missing Lease is
+An agent reads the Lease, adds its own slot if there is one left, and writes it back (see
+``culling.compare_and_swap``). So if two agents want the last slot, one gets it. A missing Lease is
 created, which also succeeds for one agent only (409 AlreadyExists). If an answer is lost, the agent
-reads again and looks for its own place by id.
+reads again and looks for its own slot by id.
 
 On any failure nothing is done: no Lease, no action.
 
 **Time.** Nodes' clocks may be wrong, so the time is the API server's: the ``Date`` of the answer to
-the read that is written back. API servers' clocks may differ a little: a place is held two minutes
-longer than an hour. A place seen in the Lease is also held for an hour by the agent's own monotonic
+the read that is written back. API servers' clocks may differ a little: a slot is held two minutes
+longer than an hour. A slot seen in the Lease is also held for an hour by the agent's own monotonic
 clock, whatever the API server's clock does.
 
 **Rules that flag many.** Agents also write which rules confirm which owners on their nodes. An
 entry counts for a quarter of an hour, and is renewed after half of that. Once a rule has as many
 owners as ``culling.circuit_breaker.cluster_owners``, no agent acts on its findings, and an action
-that rests on them gets no place.
+that rests on them gets no slot.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from minerwatch.culling.compare_and_swap import SwapPace, compare_and_swap
 from minerwatch.culling.lease_codec import (
     LEASE,
     LeaseState,
-    Place,
+    Slot,
     decoded_lease,
     digest,
     lease_body,
@@ -48,7 +48,7 @@ from minerwatch.culling.records import HOUR_S, ActionRecord, Moment
 from minerwatch.kube.client import ApiError, Cluster
 
 MARGIN_S = 120.0
-"""Covers the time in which an action is tried after its place was taken, and clock differences."""
+"""Covers the time in which an action is tried after its slot was taken, and clock differences."""
 
 _MAX_NODE_CHARS = 63
 _MAX_LEASE_BYTES = 1 << 20
@@ -98,7 +98,7 @@ class LeaseBudget:
         self._pace = pace or BudgetPace()
         self._monotonic_s = monotonic_s
         self._lock = Lock()  # guards what was seen
-        self._seen: dict[str, float] = {}  # place -> when it was taken, as first seen; monotonic
+        self._seen: dict[str, float] = {}  # slot -> when it was taken, as first seen; monotonic
         self._last: LeaseState | None = None  # replaced, never changed
         self._closing = closing or Event()
         self._refresh_s = -math.inf  # monotonic; the Lease is not read before this
@@ -121,7 +121,7 @@ class LeaseBudget:
         """Read the Lease if the last read is too old; called at every tick.
 
         ``now_s`` is monotonic; ``is_needed``: an action may follow. A spent budget is read less
-        often: all agents would wait for a place.
+        often: all agents would wait for a slot.
         """
         most_s = self._pace.needed_s if is_needed else self._pace.idle_s
         if is_needed and self.left(dry_run=dry_run) == 0:
@@ -138,7 +138,7 @@ class LeaseBudget:
         state, now_s = self._last, self._monotonic_s()
         if state is None or now_s - state.at_s > self._pace.known_s:
             return None
-        held = self._unexpired(state, now_s).places(dry_run=dry_run)
+        held = self._unexpired(state, now_s).slots(dry_run=dry_run)
         return max(0, self._settings().budget.per_cluster - len(held))
 
     def last_read_s(self) -> float | None:
@@ -170,12 +170,12 @@ class LeaseBudget:
         return {rule: len(those) for rule, those in found if those}
 
     def reserve(self, record: ActionRecord, now: Moment) -> bool:  # noqa: ARG002 - the protocol
-        """Take a place, unless one of the record's rules flags too many owners; idempotent."""
-        return self._update(lambda state: self._with_place(state, record), record.node)
+        """Take a slot, unless one of the record's rules flags too many owners; idempotent."""
+        return self._update(lambda state: self._with_slot(state, record), record.node)
 
     def give_back(self, record: ActionRecord) -> None:
-        """Free the place of an action that was not tried; if that fails, it expires."""
-        self._update(lambda state: self._without_place(state, record), record.node)
+        """Free the slot of an action that was not tried; if that fails, it expires."""
+        self._update(lambda state: self._without_slot(state, record), record.node)
 
     def forget(self) -> None:
         """Delete the Lease if it exists; raises ApiError."""
@@ -205,21 +205,21 @@ class LeaseBudget:
             self._report_failure(error)
             return False
 
-    def _with_place(self, state: LeaseState, record: ActionRecord) -> LeaseState | bool:
+    def _with_slot(self, state: LeaseState, record: ActionRecord) -> LeaseState | bool:
         id_, node = short_id(record.id), record.node[:_MAX_NODE_CHARS]
         budget, breaker = self._settings().budget, self._settings().circuit_breaker
         state = self._unexpired(state, state.at_s)
-        held = state.places(dry_run=record.dry_run)
-        if any(place.id == id_ for place in held):
+        held = state.slots(dry_run=record.dry_run)
+        if any(slot.id == id_ for slot in held):
             return True
-        own = sum(place.node == node for place in held)
+        own = sum(slot.node == node for slot in held)
         if len(held) >= budget.per_cluster or own >= budget.per_node:
             return False
         flags = state.flags_with((rule, record.counted_as) for rule in record.rules)
         if any(owner_count(flags, rule) >= breaker.cluster_owners for rule in record.rules):
             return False
-        places = (*held, Place(id_, node, state.server_unix_s))
-        return replace(state, flags=flags).with_places(places, dry_run=record.dry_run)
+        slots = (*held, Slot(id_, node, state.server_unix_s))
+        return replace(state, flags=flags).with_slots(slots, dry_run=record.dry_run)
 
     def _with_flags(
         self, state: LeaseState, wanted: Iterable[tuple[str, str]]
@@ -229,29 +229,29 @@ class LeaseBudget:
             return True
         return replace(self._unexpired(state, state.at_s), flags=state.flags_with(missing))
 
-    def _without_place(self, state: LeaseState, record: ActionRecord) -> LeaseState | bool:
+    def _without_slot(self, state: LeaseState, record: ActionRecord) -> LeaseState | bool:
         id_ = short_id(record.id)
         with self._lock:
             self._seen.pop(id_, None)
         state = self._unexpired(state, state.at_s)
-        places = state.places(dry_run=record.dry_run)
-        others = tuple(place for place in places if place.id != id_)
-        return others == places or state.with_places(others, dry_run=record.dry_run)
+        slots = state.slots(dry_run=record.dry_run)
+        others = tuple(slot for slot in slots if slot.id != id_)
+        return others == slots or state.with_slots(others, dry_run=record.dry_run)
 
     def _unexpired(self, state: LeaseState, now_s: float) -> LeaseState:
-        """Return ``state`` without the places that have expired by ``now_s`` (monotonic)."""
+        """Return ``state`` without the slots that have expired by ``now_s`` (monotonic)."""
 
-        def held(places: tuple[Place, ...]) -> tuple[Place, ...]:
+        def held(slots: tuple[Slot, ...]) -> tuple[Slot, ...]:
             longest_s = HOUR_S + MARGIN_S
-            return tuple(each for each in places if self._age_s(state, each, now_s) < longest_s)
+            return tuple(each for each in slots if self._age_s(state, each, now_s) < longest_s)
 
         with self._lock:
             return replace(state, in_earnest=held(state.in_earnest), dry_runs=held(state.dry_runs))
 
-    def _age_s(self, state: LeaseState, place: Place, now_s: float) -> float:
-        """Return how long ago a place was taken: by the server, or seen here, whichever is less."""
-        age_s = state.server_unix_s - place.unix_s + (now_s - state.at_s)
-        return min(age_s, now_s - self._seen.get(place.id, -math.inf))
+    def _age_s(self, state: LeaseState, slot: Slot, now_s: float) -> float:
+        """Return how long ago a slot was taken: by the server, or seen here, whichever is less."""
+        age_s = state.server_unix_s - slot.unix_s + (now_s - state.at_s)
+        return min(age_s, now_s - self._seen.get(slot.id, -math.inf))
 
     # The Lease.
 
@@ -274,9 +274,9 @@ class LeaseBudget:
 
     def _remember(self, state: LeaseState) -> None:
         with self._lock:
-            known = {place.id: place for place in (*state.in_earnest, *state.dry_runs)}
-            for id_, place in known.items():
-                age_s = max(0.0, state.server_unix_s - place.unix_s)
+            known = {slot.id: slot for slot in (*state.in_earnest, *state.dry_runs)}
+            for id_, slot in known.items():
+                age_s = max(0.0, state.server_unix_s - slot.unix_s)
                 self._seen.setdefault(id_, state.at_s - age_s)
             self._seen = {id_: seen for id_, seen in self._seen.items() if id_ in known}
             self._last = state

@@ -1,6 +1,6 @@
-"""Content of the budget's Lease: places that are taken and owners that are flagged, as JSON. Pure.
+"""Content of the budget's Lease: slots that are taken and owners that are flagged, as JSON. Pure.
 
-Places are in two annotations, one for enforced actions and one for dry runs:
+Slots are in two annotations, one for enforced actions and one for dry runs:
 ``[[id, node, unix_s], …]``. A third has the owners that each rule confirms, both as hashes:
 ``[[rule, owner, unix_s], …]``.
 """
@@ -25,7 +25,7 @@ IN_EARNEST = "minerwatch.io/actions"
 DRY_RUNS = "minerwatch.io/dry-runs"
 FLAGGED = "minerwatch.io/flagged"
 FLAGGED_S = 900.0  # an owner counts as flagged for so long after the last agent that wrote it
-MAX_PLACES = 1100  # no budget permits more than 1,000 an hour
+MAX_SLOTS = 1100  # no budget permits more than 1,000 an hour
 MAX_FLAGS = 400
 _ID_DIGITS = 24
 _FLAG_DIGITS = 12
@@ -35,8 +35,8 @@ _SUMMARY = "Actions of minerwatch within the last hour; deleting this frees the 
 _Entry = TypeVar("_Entry")
 
 
-class Place(msgspec.Struct, array_like=True, frozen=True):
-    """A place of the hour's budget, taken by one action."""
+class Slot(msgspec.Struct, array_like=True, frozen=True):
+    """A slot of the hour's budget, taken by one action."""
 
     id: str
     node: str
@@ -61,19 +61,19 @@ class LeaseState:
     """The Lease as read, or before it is written."""
 
     lease: dict[str, Any] | None  # None: it does not exist
-    in_earnest: tuple[Place, ...]
-    dry_runs: tuple[Place, ...]
+    in_earnest: tuple[Slot, ...]
+    dry_runs: tuple[Slot, ...]
     server_unix_s: float
     at_s: float  # monotonic
     flags: tuple[Flag, ...] = ()
 
-    def places(self, *, dry_run: bool) -> tuple[Place, ...]:
-        """Return the places of one of the two lists."""
+    def slots(self, *, dry_run: bool) -> tuple[Slot, ...]:
+        """Return the slots of one of the two lists."""
         return self.dry_runs if dry_run else self.in_earnest
 
-    def with_places(self, places: tuple[Place, ...], *, dry_run: bool) -> LeaseState:
+    def with_slots(self, slots: tuple[Slot, ...], *, dry_run: bool) -> LeaseState:
         """Replace one of the two lists."""
-        return replace(self, dry_runs=places) if dry_run else replace(self, in_earnest=places)
+        return replace(self, dry_runs=slots) if dry_run else replace(self, in_earnest=slots)
 
     @property
     def current_flags(self) -> list[Flag]:
@@ -106,7 +106,7 @@ class LeaseState:
 
 
 def short_id(record_id: str) -> str:
-    """Return the id of an action's place."""
+    """Return the id of an action's slot."""
     return hashlib.sha256(record_id.encode()).hexdigest()[:_ID_DIGITS]
 
 
@@ -131,8 +131,8 @@ def lease_state(lease: dict[str, Any] | None, server_unix_s: float, at_s: float)
     """Parse the annotations of a Lease. Raises ApiError if one of them is damaged."""
     return LeaseState(
         lease,
-        entries(lease, IN_EARNEST, Place, MAX_PLACES),
-        entries(lease, DRY_RUNS, Place, MAX_PLACES),
+        entries(lease, IN_EARNEST, Slot, MAX_SLOTS),
+        entries(lease, DRY_RUNS, Slot, MAX_SLOTS),
         server_unix_s,
         at_s,
         entries(lease, FLAGGED, Flag, MAX_FLAGS),
@@ -186,7 +186,7 @@ def lease_body(state: LeaseState, namespace: str, node: str) -> dict[str, Any]:
     }
 
 
-def _encoded(listed: tuple[Place, ...] | tuple[Flag, ...]) -> str:
+def _encoded(listed: tuple[Slot, ...] | tuple[Flag, ...]) -> str:
     text = msgspec.json.encode(listed).decode()
     if len(text) > _MAX_ANNOTATION_BYTES:
         raise ApiError("garbage", f"Lease {LEASE}: it has no room for another action")

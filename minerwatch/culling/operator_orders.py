@@ -66,7 +66,7 @@ class OperatorOrders:
         return self.banning.ban(case, self.history.decide(case), order)
 
     def release(self, order: ReleaseOrder) -> ReleaseAnswer:
-        """Record the release, then undo the actions on the pod. Raises TargetError."""
+        """Log the release, then undo the actions on the pod. Raises TargetError."""
         observation = self._target(order)
         record = self.history.release(self.history.decide(self.cases.case(observation)))
         answer, _ = self._undo(record, observation)

@@ -6,7 +6,7 @@ The clock and the history are parameters. An action goes through these steps; ``
     decide(case)                 a Decision; any objection ends it here
     history.begin(decision)      a pending ActionRecord, which counts from now on
       → the record with the evidence is in the audit log and flushed
-    Budget.reserve(record, now)  a place of the hour, or nothing is done
+    Budget.reserve(record, now)  a slot of the hour, or nothing is done
     rechecked(decision, record,  the same checks on a pod that has just been fetched; on any
               fresh case)        objection nothing is done
       → the action, with pod UID, container id, pid and start time as preconditions
@@ -111,7 +111,7 @@ class _Evaluation:
     history: History
     now: Moment
     proof: Proof
-    reserved: str  # id of the record with a reserved place in the budget, or ""
+    reserved: str  # id of the record with a reserved slot in the budget, or ""
 
     @property
     def dry_run(self) -> bool:

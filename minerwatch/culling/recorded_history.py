@@ -50,7 +50,7 @@ class RecordedHistory:
         self._context = context
         self._node = context.agent.node
         self._audit = AuditLog(context.culling.audit, self._go_on)
-        self._unread = _NOT_READ  # why the previous log could not be read; "": it was read
+        self._read_error = _NOT_READ  # why the previous log could not be read; "": it was read
         self.is_forgotten = False
         """True once the log was removed."""
         self._unread_stamps: object = None  # of the log that could not be read
@@ -60,28 +60,28 @@ class RecordedHistory:
     @property
     def trouble(self) -> str:
         """Return the reason why the log cannot be read or written; "": it can."""
-        return self._unread or self._audit.trouble
+        return self._read_error or self._audit.trouble
 
     def make_ready(self) -> None:
         """Read the log if that has not succeeded yet; else write the queued lines."""
         if self.is_forgotten:
             return
-        if self._unread:
+        if self._read_error:
             stamps = audit_log.stamps(self._audit.path)
             if stamps != self._unread_stamps:  # else it would fail for the same reason
                 self._unread_stamps = stamps
                 self._load()
-        if not self._unread:
+        if not self._read_error:
             self._audit.retry()
         if self.trouble and self.trouble != self._logged:
             self._logged = self.trouble
-            done = "read" if self._unread else "written"
+            done = "read" if self._read_error else "written"
             self._context.log.error(f"the audit log cannot be {done}", reason=self._logged)
 
     def forget(self) -> None:
         """Remove the log and its evidence, and write nothing from then on. Raises AuditError."""
         self.is_forgotten = True
-        self._unread = _FORGOTTEN
+        self._read_error = _FORGOTTEN
         self._audit.remove()
 
     def close(self) -> None:
@@ -164,17 +164,17 @@ class RecordedHistory:
         try:
             written = audit_log.read(self._audit.path, lambda line: line.record is not None)
         except AuditError as error:
-            self._unread = str(error)
+            self._read_error = str(error)
             return
         if written.damaged:
-            self._unread = _DAMAGED.format(written.damaged[0], len(written.damaged))
+            self._read_error = _DAMAGED.format(written.damaged[0], len(written.damaged))
             return
         records = [line.record for line in written.lines if line.record is not None]
         is_new = not records
         restored = History.restored(records, now)
         self.past = History.started(self._node, now) if is_new else restored
         remembered = {record.id: record for record in self.past.records()}
-        self._unread = ""
+        self._read_error = ""
         if is_new:
             self.write("start", record=next(iter(remembered.values())))
         if written.torn:

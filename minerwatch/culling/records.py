@@ -184,14 +184,14 @@ class Budget(Protocol):
     """The budget that all agents of a cluster share."""
 
     def reserve(self, record: ActionRecord, now: Moment) -> bool:
-        """Take a place of the hour for ``record.id``; return True if it has one now.
+        """Take a slot of the hour for ``record.id``; return True if it has one now.
 
         Checks the cluster's limit and, since an agent's memory can be lost, the node's. The same
-        id takes one place, however often it is reserved. Returns False on any failure.
+        id takes one slot, however often it is reserved. Returns False on any failure.
         """
 
     def give_back(self, record: ActionRecord) -> None:
-        """Free the place of an action that was withdrawn; failures are ignored."""
+        """Free the slot of an action that was withdrawn; failures are ignored."""
 
 
 class KnownBudget(Budget, Protocol):

@@ -53,20 +53,20 @@ class Sightings:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._kept: _Kept | None = None
-        self._saved_s = self._recorded_s = 0.0
+        self._saved_s = self._updated_s = 0.0
         self._flagged: set[str] = set()
         self._pods = 0
 
-    def record(self, pods: Iterable[PodSeen], flagged: frozenset[str], unix_s: float) -> None:
-        """Record the node's pods, and the uids of flagged ones; once a minute.
+    def update(self, pods: Iterable[PodSeen], flagged: frozenset[str], unix_s: float) -> None:
+        """Keep the node's pods, and the uids of flagged ones; once a minute.
 
         A name that is a claim is skipped: a tenant could make an address one of many users.
         """
         kept = self._known(unix_s)
         self._flagged |= flagged
-        if 0 <= unix_s - self._recorded_s < _EVERY_S:
+        if 0 <= unix_s - self._updated_s < _EVERY_S:
             return
-        self._recorded_s = kept.last_unix_s = unix_s
+        self._updated_s = kept.last_unix_s = unix_s
         flagged, self._flagged = frozenset(self._flagged), set()
         for uid, names in pods:
             for each in names:

@@ -1,4 +1,4 @@
-"""The facts: the flat record of a process in its container that rules are matched against.
+"""The facts of a process in its container, which rules are matched against.
 
 Field names are Sigma's if it has one. A field that was not measured is absent.
 """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Place where fields are read."""
+    """Source of a field's value."""
 
     name: str
     capability: str = ""  # or right, for processes of other users; "": none

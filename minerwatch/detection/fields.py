@@ -228,10 +228,8 @@ KNOWN_FIELDS: dict[str, Field] = {field.name: field for field in _FIELDS}
 
 _OF_CONTAINER = frozenset(
     (
-        *("ContainerImage", "ContainerName", "PodNamespace", "PodName"),
-        *(name for name, *_ in ROWS),
-        *("ContainerCpuCores", "ContainerCpuLimit", "ContainerCpuHours", "HiddenCpuShare"),
-        *("CgroupsOverBound", *COUNTER_FIELDS, *CONTAINER_GPU_FIELDS, *REQUEST_FIELDS),
+        *(field.name for field in _FIELDS if field.source in (_PODS, _CGROUP)),
+        *(*COUNTER_FIELDS, *CONTAINER_GPU_FIELDS, *REQUEST_FIELDS),
     )
 )
 

@@ -481,9 +481,9 @@ def _foremost(findings: list[Finding]) -> list[Finding]:
         )
         listed: Counter[str] = Counter()
         rounds: dict[int, int] = {}
-        for place in sorted(range(len(findings)), key=lambda at: lightness(findings[at].process)):
-            rounds[place] = listed[findings[place].rule]
-            listed[findings[place].rule] += 1
+        for index in sorted(range(len(findings)), key=lambda at: lightness(findings[at].process)):
+            rounds[index] = listed[findings[index].rule]
+            listed[findings[index].rule] += 1
         chosen = sorted(rounds, key=rounds.__getitem__)[:MAX_FINDINGS]
-        findings = [findings[place] for place in sorted(chosen)]
+        findings = [findings[index] for index in sorted(chosen)]
     return findings

@@ -179,8 +179,6 @@ _POD: tuple[Field, ...] = (
 
 SESSION_FIELDS = tuple(each.name for each in _SESSIONS)
 COUNTER_FIELDS = tuple(each.name for each in _POD)
-COUNTED_FIELDS = tuple(each.name for each in _POD if each.unit != "list")
-"""Those that are numbers."""
 
 NETWORK_FIELDS = (
     _SOCKETS.dynamic(

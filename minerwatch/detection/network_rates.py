@@ -73,7 +73,7 @@ def _grown(now: int, before: int, most: int) -> int:
 
 
 def _unexplained(before: NetworkCounters, now: NetworkCounters) -> int:
-    """Return the packets that left the busiest device and are of no protocol of the kernel.
+    """Return the packets that left the busiest device and that no protocol of the kernel sent.
 
     Of one device: a tunnel's packets leave twice, by the tunnel and by the device below it. Each
     packet of another protocol than IP that came, as one of ARP, explains an answer to it.

@@ -256,7 +256,7 @@ def _after_option(pair: _Pair) -> str:
 
 
 _FEW_PAIRS = 8
-"""So many arguments are tried one by one; the first ones always, for some rules ask for a place."""
+"""So many arguments are tried one by one; the first ones always: rules may name their position."""
 
 _MAX_TRIALS = 128
 """Blocks and arguments that are tried of one line, for one rule. Beyond that an argument counts as
@@ -325,7 +325,7 @@ def _own_words(line: object) -> tuple[str, ...]:
 def _foreign_arguments(facts: Facts) -> Iterator[tuple[str, str, str]]:
     """Yield the arguments after a program's own name: field, the argument before, argument.
 
-    A title over the arguments has no name: an outsider may have chosen all of it.
+    A title that overwrote the arguments has no name: an outsider may have chosen it all.
     """
     title = facts.get("CommandLine")
     if facts.get("CommandLineHidden") is True and isinstance(title, str):
@@ -338,7 +338,7 @@ def _foreign_arguments(facts: Facts) -> Iterator[tuple[str, str, str]]:
 
 
 def _ordinary(facts: Facts, field: str, line: str) -> Facts:
-    """Return the facts with an ordinary program in place of the process, with this line."""
+    """Return the facts with an ordinary program instead of the process's, with this line."""
     lines = {**dict.fromkeys(_LINES, _PROGRAM), field: line}
     return {
         **facts,

@@ -69,8 +69,8 @@ class AgentPorts:
         self._has_answered = True
         return answer
 
-    def record_exec_answer(self, error: ApiError) -> None:
-        """Give up, unless a port has answered: ``error`` was a port's, and exec works."""
+    def handle_exec_answer(self, error: ApiError) -> None:
+        """Stop trying ports, unless one has ever answered: exec works where one gave ``error``."""
         if not self._has_answered:
             self._given_up = error
 

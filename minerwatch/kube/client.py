@@ -151,7 +151,7 @@ class Response:
             _raise_lost(error, self._server)
 
     def pieces(self) -> Iterator[bytes]:
-        """All of it, piece by piece; raises ApiError, also if it takes longer than it may."""
+        """Yield the body in pieces; raises ApiError, also when the time is up."""
         until_s = time.monotonic() + ANSWER_DEADLINE_S
         while piece := self.piece():
             yield piece
@@ -159,7 +159,7 @@ class Response:
                 self._drop("timeout", f"not complete after {ANSWER_DEADLINE_S:.0f} s")
 
     def body(self, limit_bytes: int = MAX_ANSWER_BYTES) -> bytes:
-        """All of it; raises ApiError, also if it is larger or takes longer than it may."""
+        """Return the body; raises ApiError, also if it is too large, or when the time is up."""
         held = bytearray()
         for piece in self.pieces():
             held += piece
@@ -269,7 +269,7 @@ class Cluster:
 def refusal(
     code: int, text: str, retry_after_s: float | None = None, date_unix_s: float | None = None
 ) -> ApiError:
-    """The error for an HTTP status, also one that comes as an event of a watch."""
+    """Return the error for an HTTP status, also one that comes as an event of a watch."""
     return ApiError(
         _REASONS.get(code, "server"),
         text,
@@ -309,7 +309,7 @@ def is_in_cluster(
 def in_cluster(
     folder: Path = SERVICE_ACCOUNT, environment: Mapping[str, str] = os.environ
 ) -> Cluster:
-    """The cluster that this pod runs in; tokens are read for each request. Raises ClusterError."""
+    """Return this pod's cluster; tokens are read for each request. Raises ClusterError."""
     namespace = _first_line(folder / "namespace")
     return Cluster(lambda: _in_cluster_client(folder, environment), "in-cluster", namespace)
 
@@ -447,7 +447,7 @@ def _date_unix_s(response: urllib3.BaseHTTPResponse) -> float | None:
 
 
 def _seconds(text: str | None) -> float | None:
-    """A Retry-After of whole seconds; as a date it is not understood, and the API sends none."""
+    """Parse a Retry-After of whole seconds. The API server sends no dates."""
     return float(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None
 
 

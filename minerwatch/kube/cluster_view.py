@@ -45,7 +45,7 @@ def is_wanted(settings: Kubernetes) -> bool:
 
 
 def opened_cluster(settings: Kubernetes) -> client.Cluster:
-    """The cluster that is configured, or that this pod runs in. Raises ClusterError."""
+    """Return the cluster that is configured, or that this pod runs in. Raises ClusterError."""
     if not settings.kubeconfig and not settings.context and client.is_in_cluster():
         return client.in_cluster()
     path = Path(settings.kubeconfig).expanduser() if settings.kubeconfig else None
@@ -68,7 +68,7 @@ class ClusterNode:
         self._node = node
         self.cluster = opened_cluster(config.kubernetes)
         self.is_in_cluster = not config.kubernetes.kubeconfig and client.is_in_cluster()
-        """Whether the service account of a pod speaks, so that its namespace is the agent's own."""
+        """True if the agent uses a pod's service account, whose namespace is then its own."""
         self._pods = PodWatch(
             self.cluster,
             node,
@@ -146,7 +146,7 @@ class ClusterNode:
         return self._pods.synced_unix_s
 
     def blind_spot(self, unmapped: int) -> str:
-        """Why none of the ``unmapped`` containers of pods has a name; "": there is no reason."""
+        """Return why none of the ``unmapped`` containers of pods has a name; "" if some have."""
         if not unmapped or self._pods.synced_unix_s is None or self._pods.cache.pods():
             return ""
         return (
@@ -163,7 +163,7 @@ class ClusterNode:
         return self._names.is_over(container, self.identity(container), time.monotonic())
 
     def facts(self, container: Container) -> Facts:
-        """Return the facts about the container's place in the cluster."""
+        """Return what the cluster knows of the container, as facts."""
         return identity_facts(self.identity(container))
 
     def announce(self, observations: Iterable[Observation]) -> None:
@@ -192,7 +192,7 @@ class ClusterNode:
             self._events.announce_action(pod, name, reason, container.key, findings, abuse, names)
 
     def failures(self) -> Iterator[tuple[str, str, int]]:
-        """Return failures since the start: probe, reason, count."""
+        """Yield failures since the start: probe, reason, count."""
         for name, probe in (("pods", self._pods), ("events", self._events)):
             counts = [*probe.failures.items()] if probe is not None else ()
             yield from ((name, reason, count) for reason, count in counts)
@@ -269,7 +269,7 @@ _OWNER_FACTS: Mapping[OwnerKind, str] = {
 
 
 def identity_facts(identity: Identity | None) -> Facts:
-    """Return the facts about a container's place in the cluster."""
+    """Return what the cluster knows of a container, as facts."""
     if identity is None:
         return {}
     facts: dict[str, FactValue] = {

@@ -432,7 +432,7 @@ def _body(news: _News, name: str, node: str) -> dict[str, object]:
 
 
 def _regarding(pod: Pod, container: str) -> dict[str, str]:
-    """The pod; and the field of its container, unless that is nested in one that the API knows."""
+    """Return the pod, with the field of its container unless that is nested in another."""
     about = {
         "apiVersion": "v1",
         "kind": "Pod",

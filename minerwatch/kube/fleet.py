@@ -303,7 +303,7 @@ class Fleet:
         except ApiError as error:
             text = f"port {port.number}: {by_port}; exec: {error}"
             raise ApiError(error.reason, text, status=error.status) from error
-        self._ports.record_exec_answer(by_port)
+        self._ports.handle_exec_answer(by_port)
         return printed
 
     def _printed(self, agent: AgentPod, query: Query) -> bytes:

@@ -33,7 +33,7 @@ class ListReader:
         self._has_ended = False
 
     def items(self) -> Iterator[bytes]:
-        """The items, each an object's JSON. Raises ListError if it is no list, or is cut off."""
+        """Yield the items, each an object's JSON. Raises ListError if it is no list, or cut off."""
         if self._token() != b"{":
             raise ListError("it is no object")
         key = b""
@@ -65,7 +65,7 @@ class ListReader:
                 depth += {b"[": 1, b"]": -1}.get(token, 0)
 
     def _token(self) -> bytes:
-        """The next string or bracket; what is between them is dropped."""
+        """Return the next string or bracket, and skip what is before it."""
         while (match := _TOKEN.search(self._held, self._at)) is None:
             self._more()
         token, end = match[0], match.end()
@@ -75,7 +75,7 @@ class ListReader:
         return token
 
     def _object(self) -> bytes:
-        """The object whose opening brace was the last token."""
+        """Return the object whose opening brace was the last token."""
         depth = 1
         while depth:
             match = _BRACE.match(self._held, self._at)

@@ -54,7 +54,7 @@ class SourceKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One place to look for an owner's name."""
+    """A source of an owner's name."""
 
     kind: SourceKind
     key: str = ""

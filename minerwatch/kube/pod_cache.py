@@ -9,7 +9,7 @@ from threading import Lock
 from minerwatch.model import Pod, PodContainer
 
 REMEMBERED_S = 60.0
-"""How long a pod that is gone still has a name: its last verdict may come after its end."""
+"""Time for which a deleted pod is kept: its last verdict may come later."""
 
 
 class PodCache:
@@ -31,30 +31,30 @@ class PodCache:
             return self._containers.get(container_id)
 
     def by_uid(self, pod_uid: str) -> Pod | None:
-        """The pod with that uid, be it one that only a static pod's cgroup bears."""
+        """Return the pod with that uid, which may be the uid in a static pod's cgroup."""
         with self._lock:
             self._forget()
             return self._pods.get(pod_uid) or self._pods.get(self._mirrors.get(pod_uid, ""))
 
     def pods(self) -> tuple[Pod, ...]:
-        """All pods that have not gone."""
+        """Return all pods that are not gone."""
         with self._lock:
             return tuple(pod for uid, pod in self._pods.items() if uid not in self._forget_at_s)
 
     def put(self, pod: Pod) -> None:
-        """Take in a new pod, or the new state of a known one."""
+        """Add a pod, or its new state."""
         with self._lock:
             self._forget()
             self._put(pod)
 
     def remove(self, pod_uid: str) -> None:
-        """Take note that a pod has gone; it is remembered for a while."""
+        """Mark a pod as gone; it is kept for a while."""
         with self._lock:
             self._forget()
             self._remove(pod_uid)
 
     def replace(self, pods: Iterable[Pod]) -> None:
-        """Take in all pods that there are: the others have gone."""
+        """Keep these pods, which are all that there are; mark the others as gone."""
         listed = {pod.uid: pod for pod in pods}
         with self._lock:
             self._forget()

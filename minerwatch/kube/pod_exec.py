@@ -120,7 +120,7 @@ class PrintedOutput:
         self._status: bytes | None = None
 
     def read(self, socket: WebSocket, until_s: float) -> bytes:
-        """All of it, once the command has ended well; raises ApiError."""
+        """Return the whole output once the command has exited with 0; raises ApiError."""
         while (left_s := until_s - time.monotonic()) > 0:
             message = self._message(socket, left_s)
             if message is None:
@@ -134,7 +134,7 @@ class PrintedOutput:
         return bytes(self._output)
 
     def _message(self, socket: WebSocket, timeout_s: float) -> bytes | None:
-        """The next one, b"" for none of ours; None after the last."""
+        """Return the next message, b"" for one of another channel; None after the last."""
         from websocket import ABNF, WebSocketException, WebSocketTimeoutException
 
         socket.settimeout(timeout_s)

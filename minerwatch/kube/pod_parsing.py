@@ -46,14 +46,14 @@ _LATEST_UNIX_S = 253_402_300_799.0
 """The last second of the year 9999: of a later one no text can be made."""
 
 MOST_HELD = 1024
-"""Strings, those seen last: pods come and go, and what they were called goes with them."""
+"""Strings that are shared, those seen last: names of deleted pods are freed."""
 
 _QUANTITY = re.compile(
     r"([+-]?(?:\d+\.?\d*|\.\d+))(?:([numkMGTPE]|[KMGTPE]i)|[eE]([+-]?\d{1,3}))?", re.ASCII
 )
 _PER_SUFFIX = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3}
-_PER_SUFFIX |= {suffix: 1000.0 ** (place + 2) for place, suffix in enumerate("MGTPE")}
-_PER_SUFFIX |= {f"{suffix}i": 1024.0 ** (place + 1) for place, suffix in enumerate("KMGTPE")}
+_PER_SUFFIX |= {suffix: 1000.0 ** (power + 2) for power, suffix in enumerate("MGTPE")}
+_PER_SUFFIX |= {f"{suffix}i": 1024.0 ** (power + 1) for power, suffix in enumerate("KMGTPE")}
 _MAX_QUANTITY_CHARS = 64
 _GPU = re.compile(r"gpu|vcuda|(?:^|\.)(?:nvidia|amd)\.com/", re.IGNORECASE)
 """Extended resources of device plugins: nvidia.com/gpu, nvidia.com/mig-1g.10gb, gpu.intel.com/xe,
@@ -79,7 +79,7 @@ class PodParser:
         self._held = lru_cache(MOST_HELD)(str)
 
     def pod(self, json: bytes | msgspec.Raw) -> Pod | None:
-        """The pod that ``json`` describes; None if it does not describe one."""
+        """Return the pod that ``json`` describes; None if it does not describe one."""
         try:
             found = self._decoder.decode(json)
         except NOT_JSON:
@@ -177,12 +177,12 @@ class PodParser:
         return {self._share(key): self._share(value) for key, value in items}
 
     def _share(self, text: str) -> str:
-        """``text``, cut, as the object that is held already; sys.intern() of 3.12 never forgets."""
+        """Return ``text``, cut, as the equal string that is held; sys.intern() would keep it."""
         return self._held(_cut(text))
 
 
 def _cut(text: str) -> str:
-    """``text`` up to so many characters, fewer where each takes several bytes of memory."""
+    """Cut ``text`` to a number of characters that depends on the memory of each."""
     if len(text) * 4 <= MAX_VALUE_CHARS:
         return text
     chars = MAX_VALUE_CHARS if text.isascii() else MAX_VALUE_CHARS // 4
@@ -200,7 +200,7 @@ def _with_short_images(containers: Iterable[PodContainer]) -> tuple[PodContainer
 
 
 def bare_container_id(container_id: str) -> str:
-    """``containerd://3f0e…`` without the runtime's name."""
+    """Return ``containerd://3f0e…`` without the runtime's name."""
     return container_id.rpartition("://")[2]
 
 

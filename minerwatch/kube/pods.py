@@ -120,7 +120,7 @@ class WatchDelays:
         self._opened_s = None
 
     def start_watch(self, watch_s: float) -> float:
-        """Record that a watch of ``watch_s`` is open; return the time now."""
+        """Start the clocks of a watch of ``watch_s``; return the time now."""
         self._opened_s = self._monotonic_s()
         self._ends_s = self._opened_s + watch_s
         return self._opened_s
@@ -256,7 +256,7 @@ class PodWatch:
     def _read_page(self, query: dict[str, str | int], pods: list[Pod]) -> Metadata:
         """Add the pods of a page to ``pods`` as they arrive; return the page's metadata."""
         answer = self._cluster.open("GET", PATH, query, timeout_s=self._pace.answer_s)
-        with self._reading(answer):
+        with self._interruptible(answer):
             page = ListReader(answer.pieces())
             try:
                 pods.extend(pod for item in page.items() if (pod := self._pod(item)))
@@ -265,7 +265,7 @@ class PodWatch:
             return decoded(page.metadata, Metadata, f"the metadata of {PATH}")
 
     def follow(self) -> None:
-        """Take in what happens until the watch ends; raises ApiError unless it ends in order."""
+        """Apply events until the watch ends; raises ApiError unless it ends regularly."""
         watch_s = self._rng.uniform(self._pace.shortest_watch_s, self._pace.longest_watch_s)
         query: dict[str, str | int] = {
             "fieldSelector": self._selector,
@@ -277,7 +277,7 @@ class PodWatch:
         answer = self._cluster.open("GET", PATH, query, timeout_s=self._pace.answer_s)
         opened_s = self._delays.start_watch(watch_s)
         patience_s = watch_s + self._pace.answer_s
-        with self._reading(answer):
+        with self._interruptible(answer):
             answer.wait_for_pieces(patience_s)
             for line in _lines(answer, opened_s + patience_s, self._monotonic_s):
                 self._apply_event(line)
@@ -312,7 +312,7 @@ class PodWatch:
         self.trouble = ""
 
     @contextmanager
-    def _reading(self, answer: Response) -> Iterator[None]:
+    def _interruptible(self, answer: Response) -> Iterator[None]:
         """Let ``close`` interrupt the reading of ``answer``."""
         with self._answer_lock:
             self._answer = answer
@@ -346,7 +346,7 @@ class PodWatch:
 
 
 def _lines(answer: Response, until_s: float, monotonic_s: Callable[[], float]) -> Iterator[bytes]:
-    """The lines of an answer as they come; raises ApiError if one is cut off or has no end."""
+    """Yield an answer's lines as they come; raises ApiError if one is cut off or has no end."""
     held = bytearray()
     while piece := answer.piece():
         searched = len(held)

@@ -36,9 +36,9 @@ def one_spelling(name: str) -> str:
         owner_and_name[-1] = owner_and_name[-1].removesuffix(".git")
         path = "/".join(owner_and_name + pieces[_REPOSITORY_PARTS:])
         return f"https://{host}/{path}"
-    place = host if port in (None, 80, 443) else f"{host}:{port}"
+    authority = host if port in (None, 80, 443) else f"{host}:{port}"
     scheme = "https" if parts.scheme == "http" else parts.scheme
-    return f"{scheme}://{place}/{path}" if path else f"{scheme}://{place}"
+    return f"{scheme}://{authority}/{path}" if path else f"{scheme}://{authority}"
 
 
 def without_credentials(name: str) -> str:

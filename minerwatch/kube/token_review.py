@@ -96,7 +96,7 @@ class TokenReviewer:
         self._refused: OrderedDict[bytes, _Decision] = OrderedDict()
         self._second = 0
         self._reviews: Counter[str] = Counter()  # in this second, by client address
-        self._places = {known: threading.Semaphore(_MAX_AT_ONCE) for known in (False, True)}
+        self._slots = {known: threading.Semaphore(_MAX_AT_ONCE) for known in (False, True)}
 
     def __call__(self, token: str, address: str) -> HTTPStatus:
         """Return OK, UNAUTHORIZED, FORBIDDEN, TOO_MANY_REQUESTS or SERVICE_UNAVAILABLE."""
@@ -109,8 +109,8 @@ class TokenReviewer:
             is_known = decision is not None and decision.is_known(now_s)
             if not is_known and not self._may_review(address, now_s):
                 return HTTPStatus.TOO_MANY_REQUESTS
-        places = self._places[is_known]
-        if not places.acquire(blocking=False):
+        slots = self._slots[is_known]
+        if not slots.acquire(blocking=False):
             return HTTPStatus.SERVICE_UNAVAILABLE
         try:
             status = self._review(token)
@@ -118,7 +118,7 @@ class TokenReviewer:
             self._on_error(error)
             return HTTPStatus.SERVICE_UNAVAILABLE
         finally:
-            places.release()
+            slots.release()
         with self._lock:
             self._remember(key, _Decision(status, now_s))
         return status

@@ -1,4 +1,4 @@
-"""A BPF iterator over tasks or files, loaded with libbpf through ctypes, read as whole records.
+"""A BPF iterator over tasks or files, loaded with libbpf through ctypes, read as whole rows.
 
 The programs are prebuilt objects in bpf/, one for each machine. They need a kernel with BTF
 (CONFIG_DEBUG_INFO_BTF, Linux 5.8 or later) and the capabilities BPF and PERFMON. Nothing is
@@ -23,10 +23,10 @@ from minerwatch.errors import SourceUnavailableError
 from minerwatch.node.capabilities import effective_capabilities
 
 BPF_FOLDER = Path(__file__).parent / "bpf"
-_RECORDS_PER_READ = 1024
+_ROWS_PER_READ = 1024
 _MAX_READS = 4096
 _MAX_EMPTY_READS = 64
-"""Reads that end with EAGAIN: the kernel passes a million objects, none of which has a record."""
+"""Reads that end with EAGAIN: the kernel passes a million objects, none of which has a row."""
 _LIBRARIES = ("libbpf.so.1", "libbpf.so.0")
 _CAPABILITIES = ("BPF", "PERFMON")
 _MEMLOCK = resource.RLIMIT_MEMLOCK
@@ -64,7 +64,7 @@ class BpfIterator:
     def __init__(
         self,
         name: str,
-        record_bytes: int,
+        row_bytes: int,
         *,
         needs: str = "Linux 5.8",
         library: ctypes.CDLL | None = None,
@@ -75,7 +75,7 @@ class BpfIterator:
         ``what``: its name in the reason.
         """
         self.failures = {"unreadable": 0}
-        self._record_bytes = record_bytes
+        self._row_bytes = row_bytes
         self._needs = needs
         self._what = what
         self._library = library or load_libbpf()
@@ -89,7 +89,7 @@ class BpfIterator:
             raise
 
     def pieces(self) -> Iterator[bytes]:
-        """Read all tasks of the node; yield whole records, as many as one read(2) returns."""
+        """Read all tasks of the node; yield whole rows, as many as one read(2) returns."""
         return self._pieces(self._link)
 
     def pieces_of(self, pid: int) -> Iterator[bytes]:
@@ -138,7 +138,7 @@ class BpfIterator:
             empty_reads = 0
             for _ in range(_MAX_READS):
                 try:
-                    content = os.read(fd, _RECORDS_PER_READ * self._record_bytes)
+                    content = os.read(fd, _ROWS_PER_READ * self._row_bytes)
                 except BlockingIOError:  # the next read goes on from there
                     empty_reads += 1
                     if empty_reads > _MAX_EMPTY_READS:
@@ -146,7 +146,7 @@ class BpfIterator:
                     continue
                 if not content:
                     break
-                whole = len(content) - len(content) % self._record_bytes
+                whole = len(content) - len(content) % self._row_bytes
                 yield content[:whole]
         except OSError:
             self.failures["unreadable"] += 1

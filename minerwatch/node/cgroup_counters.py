@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from minerwatch.model import ContainerKind, CpuLimit
 from minerwatch.node.cgroup_files import CgroupFiles, numbers, read_kept
-from minerwatch.node.cgroup_state import IDLE_POLL_TICKS, ContainerState, KnownTree, PodCgroup
+from minerwatch.node.cgroup_state import IDLE_CHECK_TICKS, ContainerState, KnownTree, PodCgroup
 from minerwatch.node.proc_files import CLOCK_TICKS_PER_S, read_once
 
 _LINGER_TICKS = 2
@@ -15,7 +15,7 @@ _LINGER_TICKS = 2
 has exited is removed a little later."""
 
 _LIMIT_TICKS = 6
-"""Ticks after which the place of a container's tightest limit is looked up again."""
+"""Ticks after which the cgroup with a container's tightest limit is looked up again."""
 
 _MAX_US = 1 << 63
 _PRESSURE_BYTES = 256
@@ -25,7 +25,7 @@ class CpuCounters:
     """Reads the CPU time and limits of containers, and finds out which of them are idle.
 
     If a container's counter has not advanced, no task in it ran, so none forked, exec'ed or exited.
-    Its folders and members are then left alone, except once in ``IDLE_POLL_TICKS``. A pod's own
+    Its folders and members are then left alone, except once in ``IDLE_CHECK_TICKS``. A pod's own
     cgroup counts what all its containers use: if that has not advanced, theirs are not read either.
     """
 
@@ -43,7 +43,7 @@ class CpuCounters:
         if usage is None or usage != pod.usage:
             pod.usage, pod.moved_tick = usage, tick
         pod.is_active = (
-            tick - pod.moved_tick <= _LINGER_TICKS or (tick + pod.inode) % IDLE_POLL_TICKS == 0
+            tick - pod.moved_tick <= _LINGER_TICKS or (tick + pod.inode) % IDLE_CHECK_TICKS == 0
         )
 
     def read(self, used_s: dict[ContainerState, float]) -> None:
@@ -78,7 +78,7 @@ class CpuCounters:
             or usage_s is None  # mostly because it is gone
             or state.container.kind is ContainerKind.HOST
             or self._is_yet_to_run(state)
-            or (self._known.tick + turn) % IDLE_POLL_TICKS == 0
+            or (self._known.tick + turn) % IDLE_CHECK_TICKS == 0
         )
         state.is_unread = False
         return used_s
@@ -151,25 +151,25 @@ class CpuCounters:
 
     def _tightest(self, path: bytes) -> tuple[float | None, bytes | None]:
         root = self._files.limit_root
-        place = root + path.removeprefix(self._files.root)
+        folder = root + path.removeprefix(self._files.root)
         tightest: float | None = None
         where: bytes | None = None
-        while len(place) > len(root):
-            cores = self._own_limit(place)
+        while len(folder) > len(root):
+            cores = self._own_limit(folder)
             if cores is not None and (tightest is None or cores < tightest):
-                tightest, where = cores, place
-            place = place.rpartition(b"/")[0]
+                tightest, where = cores, folder
+            folder = folder.rpartition(b"/")[0]
         return tightest, where
 
-    def _own_limit(self, place: bytes) -> float | None:
-        """Return the limit in cores that is set at ``place`` itself."""
+    def _own_limit(self, folder: bytes) -> float | None:
+        """Return the limit in cores that is set at ``folder`` itself."""
         content = self._files.content
         quota: bytes | None
         if self._files.is_v2 and self._files.limit_root == self._files.root:
-            quota, _, period = (content(place + b"/cpu.max") or b"max").partition(b" ")
+            quota, _, period = (content(folder + b"/cpu.max") or b"max").partition(b" ")
         else:
-            quota = content(place + b"/cpu.cfs_quota_us") or b"-1"
-            period = content(place + b"/cpu.cfs_period_us") or b"0"
+            quota = content(folder + b"/cpu.cfs_quota_us") or b"-1"
+            period = content(folder + b"/cpu.cfs_period_us") or b"0"
         with suppress(ValueError):
             if 0 < int(quota) < _MAX_US and 0 < int(period) < _MAX_US:
                 return int(quota) / int(period)

@@ -20,10 +20,10 @@ from minerwatch.node.capabilities import is_in_first_namespace
 from minerwatch.node.proc_files import NO_FILES_LEFT, CountedFiles, read_once
 
 _READ_BYTES = 4096
-_RECORD_BYTES = 16  # seq_file ends a read at a whole line; a pid and its newline are shorter
+_MAX_LINE_BYTES = 16  # seq_file ends a read at a whole line; a pid and its newline are shorter
 _MAX_READS = 4096
 _MAX_NUMBER_DIGITS = 20  # of 64 bits
-_PLACE_BYTES = 65_536
+_CGROUP_FILE_BYTES = 65_536
 """Bytes read of /proc/PID/cgroup: on v1 it has a line for each hierarchy."""
 _MAX_ANCESTORS = 64
 
@@ -81,7 +81,7 @@ def read_kept(fd: int) -> bytes:
 def read_whole(fd: int) -> bytes:
     """Return all of a file that is kept open; the kernel returns a list of pids by the page."""
     content = os.pread(fd, _READ_BYTES, 0)
-    if len(content) < _READ_BYTES - _RECORD_BYTES:
+    if len(content) < _READ_BYTES - _MAX_LINE_BYTES:
         return content
     pieces, offset = [content], len(content)
     while len(pieces) < _MAX_READS and (piece := os.pread(fd, _READ_BYTES, offset)):
@@ -114,7 +114,7 @@ class ProcessCgroups:
         """
         for _ in range(_MAX_ANCESTORS):
             try:
-                content = read_once(self._files.proc + b"/%d/cgroup" % pid, _PLACE_BYTES)
+                content = read_once(self._files.proc + b"/%d/cgroup" % pid, _CGROUP_FILE_BYTES)
             except OSError as error:
                 if error.errno != errno.ENAMETOOLONG:
                     self._files.count(error)
@@ -186,8 +186,8 @@ def _find_hierarchy(mounts: Path) -> tuple[str, bytes, bytes, bool]:
     if _exists(root + b"/cgroup.controllers"):
         return "cgroup v2", root, root, True
     cpu = _first_with(root, (b"/cpu,cpuacct", b"/cpuacct,cpu", b"/cpu"), b"/cgroup.procs")
-    places = (b"/cpuacct", b"/cpu,cpuacct", b"/cpuacct,cpu")
-    accounts = _first_with(root, places, b"/cpuacct.usage")
+    folders = (b"/cpuacct", b"/cpu,cpuacct", b"/cpuacct,cpu")
+    accounts = _first_with(root, folders, b"/cpuacct.usage")
     unified = root + b"/unified"
     has_unified = _exists(unified + b"/cgroup.controllers")
     if accounts and (not has_unified or _has_folders(accounts) or not _has_folders(unified)):
@@ -201,7 +201,7 @@ def _find_hierarchy(mounts: Path) -> tuple[str, bytes, bytes, bool]:
         )
     raise NodeError(
         f"{mounts}: no cgroup hierarchy with CPU counters is mounted there; mount the host's"
-        " /sys/fs/cgroup, or name another place with node.sys"
+        " /sys/fs/cgroup, or set node.sys to where it is"
     )
 
 

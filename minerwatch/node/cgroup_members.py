@@ -13,10 +13,10 @@ from itertools import islice
 
 from minerwatch.model import ContainerKey
 from minerwatch.node.cgroup_files import CgroupFiles, ProcessCgroups, read_whole
-from minerwatch.node.cgroup_state import IDLE_POLL_TICKS, Cgroup, ContainerState, KnownTree
+from minerwatch.node.cgroup_state import IDLE_CHECK_TICKS, Cgroup, ContainerState, KnownTree
 
 _MAX_PID_DIGITS = 9  # PID_MAX_LIMIT is 2^22 (include/linux/threads.h)
-_MAX_PLACED_PER_TICK = 2000
+_MAX_ATTRIBUTED_PER_TICK = 2000
 """Processes in unknown cgroups that are looked up in one tick."""
 _FROM_PROC = b""
 """Key of pids that are in unknown cgroups, among pids by path."""
@@ -38,7 +38,7 @@ class MemberReader:
             for cgroup in group.cgroups.values():
                 if cgroup.owner is not None and cgroup.is_active:
                     self._read_cgroup(cgroup, cgroup.owner)
-        self._place_unlisted()
+        self._attribute_unlisted()
         return self._collect_changes()
 
     def _read_cgroup(self, cgroup: Cgroup, owner: ContainerState) -> None:
@@ -71,7 +71,7 @@ class MemberReader:
             self._files.count(error)
             return None
 
-    def _place_unlisted(self) -> None:
+    def _attribute_unlisted(self) -> None:
         """Attribute processes in unknown cgroups to the closest known cgroup above their own.
 
         They are found in /proc, and only while there are unknown cgroups. Each is looked up when it
@@ -84,24 +84,24 @@ class MemberReader:
             for pid, owner in self._unlisted.items()
             if pid in pids and (owner is None or states.get(owner.key) is owner)
         }
-        again = islice(self._unlisted, 1 + len(self._unlisted) // IDLE_POLL_TICKS)
+        again = islice(self._unlisted, 1 + len(self._unlisted) // IDLE_CHECK_TICKS)
         in_turn = [*(pids - self._unlisted.keys()), *again]
-        for pid in in_turn[:_MAX_PLACED_PER_TICK]:
+        for pid in in_turn[:_MAX_ATTRIBUTED_PER_TICK]:
             self._unlisted.pop(pid, None)
             path = self._processes.path_of(pid)
             cgroup = self._known.nearest(path) if path is not None else None
             self._unlisted[pid] = cgroup.owner if cgroup is not None else None
-        placed: dict[ContainerState, set[int]] = {}
+        attributed: dict[ContainerState, set[int]] = {}
         for pid, owner in self._unlisted.items():
             if owner is not None:
-                placed.setdefault(owner, set()).add(pid)
-        for owner in self._with_unlisted | placed.keys():
-            before, now = owner.listed.pop(_FROM_PROC, None), placed.get(owner)
+                attributed.setdefault(owner, set()).add(pid)
+        for owner in self._with_unlisted | attributed.keys():
+            before, now = owner.listed.pop(_FROM_PROC, None), attributed.get(owner)
             if now is not None:
                 owner.listed[_FROM_PROC] = frozenset(now)
             if now != before:
                 self._known.changed.add(owner)
-        self._with_unlisted = set(placed)
+        self._with_unlisted = set(attributed)
 
     def _unlisted_pids(self) -> set[int]:
         """Return the pids that no known cgroup lists."""

@@ -14,7 +14,7 @@ from minerwatch.model import Container, ContainerKey, ContainerKind
 from minerwatch.node.cgroup_names import is_kubernetes_own, is_run_by_a_user
 from minerwatch.node.proc_files import decoded
 
-IDLE_POLL_TICKS = 8
+IDLE_CHECK_TICKS = 8
 """Ticks after which an idle container is read again."""
 
 _UNKNOWN_LINKS = -1
@@ -178,7 +178,7 @@ class Accounts:
             self._tenants_count += weight
 
     def mark_cut(self, cgroup: Cgroup, *, is_cut: bool) -> None:
-        """Record whether children of a cgroup are left out."""
+        """Set whether children of a cgroup are left out."""
         if is_cut and cgroup not in self.cut:
             self._failures["too_many"] += 1
             self.cut[cgroup] = cgroup.account.cut[cgroup] = None
@@ -249,7 +249,7 @@ class PodClaims:
         self._contested: set[str] = set()
 
     def add(self, state: ContainerState, depth: int) -> None:
-        """Record that a container claims its pod, ``depth`` engines' containers deep."""
+        """Add a container's claim of its pod, ``depth`` engines' containers deep."""
         uid = state.container.pod_uid
         state.claim = depth
         claims = self._claims.setdefault(uid, Counter())
@@ -317,6 +317,6 @@ class KnownTree:
         return self._by_inode.get(inode)
 
     def count_foreign(self, cgroup: Cgroup, count: int) -> None:
-        """Record how many members of a cgroup are in a pid namespace that cannot be seen."""
+        """Set how many members of a cgroup are in a pid namespace that cannot be seen."""
         self.foreign_count += count - cgroup.foreign
         cgroup.foreign = count

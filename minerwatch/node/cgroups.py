@@ -21,7 +21,7 @@ from minerwatch.node.cgroup_members import MemberReader
 from minerwatch.node.cgroup_state import Accounts, Cgroup, CgroupBounds, ContainerState, KnownTree
 from minerwatch.node.cgroup_walk import CgroupWalk
 
-_MAX_UNPLACED = 1000
+_MAX_UNATTRIBUTED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class CgroupTree:
     ``unreadable`` files, ``malformed`` ones, ``open_files`` for counters that could not be kept
     open, ``too_many`` for cgroups of which some children were left out.
 
-    ``unplaced`` holds processes that could not be placed since the last tick because files or
+    ``unattributed`` holds processes that have no container since the last tick because files or
     memory ran out: call ``container_of`` again.
     """
 
@@ -66,7 +66,7 @@ class CgroupTree:
         self._counters = CpuCounters(known, files)
         self._members = MemberReader(known, files, self._processes)
         self._walk = CgroupWalk(known, files, units=units)
-        self.unplaced: set[int] = set()
+        self.unattributed: set[int] = set()
         self.failures = files.failures
         self.source = files.source
         self.blind_spot = self._processes.blind_spot()
@@ -78,7 +78,7 @@ class CgroupTree:
         """Read the tree; a mapping's value is the same object as long as nothing changed."""
         known, counters, walk = self._known, self._counters, self._walk
         known.tick += 1
-        self.unplaced.clear()
+        self.unattributed.clear()
         for pod in known.pods:
             counters.read_pod(pod)
         used_s: dict[ContainerState, float] = {}
@@ -140,12 +140,12 @@ class CgroupTree:
     def container_of(self, pid: int) -> Container | None:
         """Return the container that a process is in now (cgroups(7)); None if it is unknown."""
         self._files.is_short = False
-        self.unplaced.discard(pid)
+        self.unattributed.discard(pid)
         path = self._processes.path_of(pid)
         cgroup = self._find(path) if path is not None else None
         if self._files.is_short and (cgroup is None or cgroup.path != path):
-            if len(self.unplaced) < _MAX_UNPLACED:
-                self.unplaced.add(pid)
+            if len(self.unattributed) < _MAX_UNATTRIBUTED:
+                self.unattributed.add(pid)
             return None  # the cgroup above may be another container's
         return cgroup.owner.container if cgroup and cgroup.owner else None
 

@@ -88,7 +88,7 @@ def _routes(proc: str) -> Iterator[_Network]:
 
 def _route_v4(fields: list[bytes]) -> IPv4Network:
     address, mask = (
-        socket.inet_ntoa(struct.pack("=I", int(fields[place], 16))) for place in (1, 7)
+        socket.inet_ntoa(struct.pack("=I", int(fields[index], 16))) for index in (1, 7)
     )
     return IPv4Network((address, mask))
 

@@ -32,7 +32,7 @@ _ANSWER_BYTES = 32 << 10  # of one answer of the child: in Base64 it fits into o
 _MAX_ANSWERS = _MAX_PIECES * _PIECE_BYTES // _ANSWER_BYTES
 _SHORTEST_WAIT_S = 0.001
 PATIENCE = 10
-"""Deadlines that a call waits for a CPU: under a quota it may have none for 95 of 100 ms."""
+"""A call waits so many deadlines for a CPU: under a quota it may have none for 95 of 100 ms."""
 _FUTEX = b"202" if platform.machine() == "x86_64" else b"98"
 UNREAD = -1
 STUCK = -2
@@ -74,7 +74,7 @@ class CommandLineReader:
 
     def read(
         self,
-        places: Mapping[int, str],
+        task_paths: Mapping[int, str],
         until_s: float,
         patience_s: float,
         owner_of: Callable[[int], Hashable],
@@ -86,24 +86,24 @@ class CommandLineReader:
         ``hung_owners`` are skipped; the owner of a process that hangs is added to them.
         """
         answers: dict[int, bytes | int] = {}
-        places = {pid: at for pid, at in places.items() if owner_of(pid) not in hung_owners}
+        task_paths = {pid: at for pid, at in task_paths.items() if owner_of(pid) not in hung_owners}
         self.has_met_hanging = self._thread is not None and not self._thread.is_free()
-        if not places or time.monotonic() >= until_s:
+        if not task_paths or time.monotonic() >= until_s:
             return answers
         if self._thread is None:
             self._thread = _ReadingThread(self._proc)
         if self._thread.is_free():
             self._helper.discard()
-            got = self._thread.read(list(places.values()), self._slice_s, until_s, patience_s)
-            answers.update(zip(places, got, strict=False))
+            got = self._thread.read(list(task_paths.values()), self._slice_s, until_s, patience_s)
+            answers.update(zip(task_paths, got, strict=False))
             self.has_met_hanging = bool(got) and got[-1] == STUCK
             if self.has_met_hanging:
-                hung_owners.add(owner_of(list(places)[len(got) - 1]))
-        for pid in list(places)[len(answers) :]:
+                hung_owners.add(owner_of(list(task_paths)[len(got) - 1]))
+        for pid in list(task_paths)[len(answers) :]:
             owner = owner_of(pid)
             if owner in hung_owners:
                 continue
-            answer = self._helper_answer(places[pid], until_s)
+            answer = self._helper_answer(task_paths[pid], until_s)
             if answer == UNREAD:
                 break
             if answer == STUCK:
@@ -117,13 +117,13 @@ class CommandLineReader:
             self._thread.close()
         self._helper.close()
 
-    def _helper_answer(self, place: str, until_s: float) -> bytes | int:
+    def _helper_answer(self, task_path: str, until_s: float) -> bytes | int:
         if time.monotonic() >= until_s:
             return UNREAD
         try:
             if (child := self._helper.child()) is None or not child.has_started(until_s):
                 return UNREAD
-            child.send(place, until_s)
+            child.send(task_path, until_s)
             return join_pieces(lambda: child.receive(Piece, until_s, self._slice_s))
         except TimeoutError as error:
             self._helper.discard()
@@ -136,7 +136,7 @@ class CommandLineReader:
 
 @dataclass(slots=True)
 class _Job:
-    places: Sequence[str]
+    task_paths: Sequence[str]
     answers: list[bytes | int] = field(default_factory=list)
     since_s: float | None = None  # when the read of the next answer began
     is_left: bool = False
@@ -157,10 +157,10 @@ class _ReadingThread:
         return self._job.done.is_set()
 
     def read(
-        self, places: Sequence[str], slice_s: float, until_s: float, patience_s: float
+        self, task_paths: Sequence[str], slice_s: float, until_s: float, patience_s: float
     ) -> list[bytes | int]:
-        """Return answers in the order of ``places``; fewer if time ran out or the last one hung."""
-        job = self._job = _Job(places)
+        """Return answers in the same order; fewer if time ran out or the last one hung."""
+        job = self._job = _Job(task_paths)
         self._jobs.put(job)
         timeout_s = min(slice_s, until_s - time.monotonic())
         while not job.done.wait(timeout_s):
@@ -189,11 +189,11 @@ class _ReadingThread:
     def _serve(self) -> None:
         while (job := self._jobs.get()) is not None:
             try:
-                for place in job.places:
+                for task_path in job.task_paths:
                     if job.is_left:
                         break
                     job.since_s = time.monotonic()
-                    job.answers.append(_arguments(f"{self._proc}/{place}/cmdline"))
+                    job.answers.append(_arguments(f"{self._proc}/{task_path}/cmdline"))
             finally:
                 job.done.set()
 

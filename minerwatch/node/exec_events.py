@@ -162,11 +162,11 @@ def _await_subscription(listening: socket.socket, max_wait_s: float) -> None:
     """
     token = int.from_bytes(os.urandom(3), sys.byteorder)
     listening.send(_request(token))
-    poll = select.poll()
-    poll.register(listening, select.POLLIN)
+    descriptors = select.poll()
+    descriptors.register(listening, select.POLLIN)
     end_s = time.monotonic() + max_wait_s
     is_lost = False
-    while time.monotonic() < end_s and poll.poll(_ANSWER_S * 1000):
+    while time.monotonic() < end_s and descriptors.poll(_ANSWER_S * 1000):
         try:
             message, sender = listening.recvfrom(_MESSAGE_BYTES)
         except BlockingIOError:

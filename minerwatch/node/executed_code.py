@@ -54,7 +54,7 @@ _FLAG_FD_CLOEXEC = 1 << 3
 _IOC_PERIOD, _IOC_ID, _IOC_SET_BPF = 0x40082404, 0x80082407, 0x40042408
 _RECORD_LOST, _RECORD_SAMPLE = 2, 9
 _HEAD, _TAIL = 1024 // 8, 1032 // 8
-"""Places of data_head and data_tail in struct perf_event_mmap_page, in numbers of 8 bytes."""
+"""Offsets of data_head and data_tail in struct perf_event_mmap_page, in units of 8 bytes."""
 
 CODE_BYTES = 128
 """Copied at most."""
@@ -153,7 +153,7 @@ class CodeSampler:
         self._period_s = self._drawn_period_s()
         self._drawn_at_s = time.monotonic()
         self._rings: dict[int, CpuRing] = {}
-        self._reads = 0
+        self._read_count = 0
         try:
             self._open_cpus()
         except OSError as error:
@@ -180,9 +180,9 @@ class CodeSampler:
             record = SAMPLE if self.has_cgroups else SAMPLE_WITHOUT_CGROUP
             samples, lost = samples_in(contents, record)
             self.failures["lost"] += lost
-        self._reads += 1
-        if self._reads % _READS_PER_CPU_CHECK == 0:
-            if self._reads % (_READS_PER_CPU_CHECK * _CHECKS_PER_RENEWAL) == 0:
+        self._read_count += 1
+        if self._read_count % _READS_PER_CPU_CHECK == 0:
+            if self._read_count % (_READS_PER_CPU_CHECK * _CHECKS_PER_RENEWAL) == 0:
                 self._close_silent()
             with suppress(OSError):
                 self._open_cpus()
@@ -229,9 +229,9 @@ class CodeSampler:
             return self._open_ring(cpu, self._period_s, self.has_cgroups)
 
 
-def samples_in(contents: Sequence[bytes], record: Struct) -> tuple[list[_Sample], int]:
+def samples_in(contents: Sequence[bytes], layout: Struct) -> tuple[list[_Sample], int]:
     """Return the samples in what rings held, and the number that there was no room for."""
-    samples = _samples_only(b"".join(contents), record)
+    samples = _samples_only(b"".join(contents), layout)
     if samples is not None:
         return samples, 0
     samples, lost = [], 0
@@ -241,27 +241,27 @@ def samples_in(contents: Sequence[bytes], record: Struct) -> tuple[list[_Sample]
             kind, _, size = _HEADER.unpack_from(content, at)
             if size < _HEADER.size or at + size > len(content):
                 break
-            if kind == _RECORD_SAMPLE and size == record.size:
-                samples += _samples_only(content[at : at + size], record) or ()
+            if kind == _RECORD_SAMPLE and size == layout.size:
+                samples += _samples_only(content[at : at + size], layout) or ()
             elif kind == _RECORD_LOST and size >= _LOST.size:
                 lost += _LOST.unpack_from(content, at)[1]
             at += size
     return samples, lost
 
 
-def _samples_only(content: bytes, record: Struct) -> list[_Sample] | None:
+def _samples_only(content: bytes, layout: Struct) -> list[_Sample] | None:
     """Return the samples of whole records; None if there are others among them."""
-    number, rest = divmod(len(content), record.size)
-    header = _HEADER.pack(_RECORD_SAMPLE, 0, record.size)
+    number, rest = divmod(len(content), layout.size)
+    header = _HEADER.pack(_RECORD_SAMPLE, 0, layout.size)
     # A slice of bytes with a step is faster than a number for each header.
     if rest or any(
-        content[at :: record.size] != header[at : at + 1] * number for at in _KIND_AND_SIZE
+        content[at :: layout.size] != header[at : at + 1] * number for at in _KIND_AND_SIZE
     ):
         return None
-    if record.size == SAMPLE.size:
+    if layout.size == SAMPLE.size:
         found = _FIELDS[SAMPLE.size].iter_unpack(content)
         return [(pid, address, cgroup, b"") for address, pid, cgroup in found]
-    return [(pid, address, 0, b"") for address, pid in _FIELDS[record.size].iter_unpack(content)]
+    return [(pid, address, 0, b"") for address, pid in _FIELDS[layout.size].iter_unpack(content)]
 
 
 def copied_samples(content: bytes) -> list[_Sample]:

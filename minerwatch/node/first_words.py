@@ -48,12 +48,12 @@ class PacketReader:
         self._lost = 0
         self._opened = ExitStack()
         self._buffer = bytearray(SNAP_BYTES)
-        self._poll = select.poll()
+        self._descriptors = select.poll()
         self._woken, self._wake = socket.socketpair()
         self._sockets: list[socket.socket] = []
         for each in (self._woken, self._wake):
             self._opened.callback(each.close)
-        self._poll.register(self._woken, select.POLLIN)
+        self._descriptors.register(self._woken, select.POLLIN)
         try:
             self._open()
         except OSError as error:
@@ -62,7 +62,7 @@ class PacketReader:
 
     def wait(self, timeout_s: float | None) -> bool:
         """Wait for a packet; return True if there is one."""
-        ready = self._poll.poll(None if timeout_s is None else timeout_s * 1000)
+        ready = self._descriptors.poll(None if timeout_s is None else timeout_s * 1000)
         return any(fd != self._woken.fileno() for fd, _ in ready)
 
     def wake(self) -> None:
@@ -120,7 +120,7 @@ class PacketReader:
             while self._next(lane) is not None:  # what came before the filter
                 pass
             self._sockets.append(lane)
-            self._poll.register(lane, select.POLLIN)
+            self._descriptors.register(lane, select.POLLIN)
 
     def _next(self, lane: socket.socket) -> Packet | None:
         try:

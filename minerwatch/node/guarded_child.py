@@ -30,7 +30,7 @@ T = TypeVar("T")
 CHILDREN = Path(__file__).parent / "children"
 MAX_LINE_BYTES = 64 << 10
 _MAX_DYING = 4
-_POLL_S = 0.5
+_CHECK_S = 0.5
 _MIN_WAIT_S = 0.001
 _EXIT_S = 1.0  # on a busy machine even a killed child takes a while
 _MIN_PAUSE_S = 0.1
@@ -63,7 +63,7 @@ class AnswerLines:
             if len(self._received) > MAX_LINE_BYTES:
                 raise ValueError("a line without an end")
             now_s = time.monotonic()
-            timeout_s = min(until_s - now_s, moved_s + stall_s - now_s, _POLL_S)
+            timeout_s = min(until_s - now_s, moved_s + stall_s - now_s, _CHECK_S)
             if self._is_readable(max(_MIN_WAIT_S, timeout_s)):
                 self._receive()
                 continue
@@ -252,14 +252,14 @@ def output_of(module: str, given: bytes = b"", *, max_s: float) -> bytes:
     ``confined.follow`` and ``confined.keep``. Raises OSError, or SubprocessError if it fails or
     takes longer.
     """
-    # The child imports from the same places; -P leaves out the working folder.
-    places = {"PYTHONPATH": os.pathsep.join(place for place in sys.path if place)}
+    # The child imports from the same folders; -P leaves out the working folder.
+    search_path = {"PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder)}
     return subprocess.run(
         [sys.executable, "-P", "-m", module, str(os.getpid())],
         input=given,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, **places},
+        env={**os.environ, **search_path},
         start_new_session=True,  # as above
         timeout=max_s,
         check=True,

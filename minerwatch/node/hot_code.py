@@ -63,7 +63,7 @@ class _Look(msgspec.Struct):
     """A question to the child."""
 
     proc: str
-    place: str  # below ``proc``: its memory is read through this process or thread
+    task_path: str  # below ``proc``: its memory is read through this process or thread
     pid: int
     start_ticks: int
     addresses: list[tuple[int, int]]  # and how often each was sampled
@@ -109,11 +109,11 @@ class HotCodeReader(CodeReader[HotCodeFindings]):
             self._addresses.pop(question.process, None)
 
     def _ask_child(
-        self, child: GuardedChild, process: ProcessId, place: str
+        self, child: GuardedChild, process: ProcessId, task_path: str
     ) -> HotCodeFindings | None:
         until_s = time.monotonic() + _ANSWER_S
         addresses = self._addresses.get(process, [])
-        child.send(_Look(self._proc, place, *process, addresses), until_s)
+        child.send(_Look(self._proc, task_path, *process, addresses), until_s)
         answer = child.receive(HotCodeAnswer, until_s, self._stall_s)
         return answer.findings() if answer.is_there else None
 

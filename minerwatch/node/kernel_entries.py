@@ -20,7 +20,7 @@ from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import CodeSample, CodeSamples
 from minerwatch.node.bpf_iterator import OUTSIDE_HOST_PIDS, BpfIterator
 
-RECORD = Struct("=QQII")
+ROW = Struct("=QQII")
 """As struct record in bpf/code.bpf.c: CPU time in ns, address or 0, tid, pid."""
 _NEEDS = "Linux 5.15"
 _MAX_CPU_SHARE = 0.002
@@ -43,12 +43,12 @@ class EntrySampler:
     def __init__(self) -> None:
         """Raises SourceUnavailableError."""
         self._iterator = BpfIterator(
-            "code", RECORD.size, needs=_NEEDS, what="iterator over kernel entries"
+            "code", ROW.size, needs=_NEEDS, what="iterator over kernel entries"
         )
         self.failures = self._iterator.failures
         self.read_every_s = _MIN_PAUSE_S
         self._cpu_ns: dict[int, int] = {}  # of each thread, at the last read
-        self._read_s = time.monotonic()
+        self._last_read_s = time.monotonic()
         self.read()
         if os.getpid() not in self._cpu_ns:
             self.close()
@@ -57,12 +57,12 @@ class EntrySampler:
     def read(self) -> CodeSamples:
         """Return the samples since the last read, and draw the pause until the next."""
         started_cpu_s, now_s = time.thread_time(), time.monotonic()
-        period_s = now_s - self._read_s
+        period_s = now_s - self._last_read_s
         failed = self.failures["unreadable"]
         cpu_ns: dict[int, int] = {}
         samples = []
         for piece in self._iterator.pieces():
-            for now_ns, address, tid, pid in RECORD.iter_unpack(piece):
+            for now_ns, address, tid, pid in ROW.iter_unpack(piece):
                 cpu_ns[tid] = now_ns
                 used_ns = now_ns - self._cpu_ns.get(tid, 0)
                 if used_ns < 0:  # another thread with a reused id
@@ -72,7 +72,7 @@ class EntrySampler:
         self.read_every_s = _pause_s(time.thread_time() - started_cpu_s)
         if self.failures["unreadable"] > failed:
             return CodeSamples(period_s, [])
-        self._cpu_ns, self._read_s = cpu_ns, now_s
+        self._cpu_ns, self._last_read_s = cpu_ns, now_s
         return CodeSamples(period_s, samples)
 
     @property

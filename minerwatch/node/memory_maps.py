@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from minerwatch.model import ProcessId
-from minerwatch.node.proc_files import is_alive, living_place
+from minerwatch.node.proc_files import is_alive, living_task_path
 from minerwatch.node.question_queue import Question, QueuedReader
 from minerwatch.worker import Worker
 
@@ -181,7 +181,7 @@ class MappingReader(QueuedReader[Mappings]):
             self.failures["timeout"] += 1
             return None
         try:
-            found = self._sums(living_place(self._proc, process.pid))
+            found = self._sums(living_task_path(self._proc, process.pid))
             return found if is_alive(self._proc, process) else None
         except (FileNotFoundError, ProcessLookupError):
             return None
@@ -189,13 +189,13 @@ class MappingReader(QueuedReader[Mappings]):
             self.failures["unreadable"] += 1
             return None
 
-    def _sums(self, place: str) -> Mappings:
+    def _sums(self, task_path: str) -> Mappings:
         """Sum up piece by piece, to bound the agent's memory.
 
         If a process has more mappings than are read, those that were read count.
         """
         found, rest, size = Mappings(0.0, 0.0), b"", 0
-        fd = os.open(f"{self._proc}/{place}/smaps", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(f"{self._proc}/{task_path}/smaps", os.O_RDONLY | os.O_CLOEXEC)
         try:
             while piece := os.read(fd, _PIECE_BYTES):
                 rest += piece

@@ -33,7 +33,7 @@ _V6 = (
 _HALF_OPENED = b"EmbryonicRsts"
 _NO_V6 = (0,) * len(_V6)
 _ATTEMPT_FAILS = 11
-"""Its place among the counters of IPv4."""
+"""Its index among the counters of IPv4."""
 _MAX_V6_AGE = 6
 _V6_PACKETS_PER_S = 2.0
 """Packets that are not IPv4's, from which IPv6's counters are read each time. Reading them takes as

@@ -30,7 +30,7 @@ class LayerAnswer(msgspec.Struct):
 
 class _Question(msgspec.Struct):
     pid: int
-    place: str
+    task_path: str
     start_ticks: int
 
 
@@ -45,9 +45,11 @@ class LayerReader(ChildReader[LayerAnswer]):
         child = self._program.child(owner)
         return child if child and child.has_started(time.monotonic() + _START_S) else None
 
-    def _ask_child(self, child: GuardedChild, process: ProcessId, place: str) -> LayerAnswer | None:
+    def _ask_child(
+        self, child: GuardedChild, process: ProcessId, task_path: str
+    ) -> LayerAnswer | None:
         until_s = time.monotonic() + _ANSWER_S
-        child.send(_Question(process.pid, place, process.start_ticks), until_s)
+        child.send(_Question(process.pid, task_path, process.start_ticks), until_s)
         return child.receive(LayerAnswer, until_s, _STALL_S)
 
     def _failed(self, question: Question, error: Exception) -> None:

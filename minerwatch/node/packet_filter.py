@@ -2,7 +2,7 @@
 
 The kernel runs it on each packet, from the network header on (Documentation/networking/filter.rst).
 A load beyond the packet ends it, and drops the packet. It has no loop: the words are looked for at
-each of the first places of a JSON text.
+each of the first offsets of a JSON text.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ WORDS = (b"mini", b'"log', b"eth_")
 """The first four bytes of each of the words that packet_parser looks for."""
 
 Step = tuple[int, int, int, int]
-"""struct sock_filter: operation, places to skip if true, if false, operand."""
+"""struct sock_filter: operation, steps to skip if true, if false, operand."""
 
 _STEP = struct.Struct("=HBBI")
-_LD, _LD_H, _LD_B = 0x20, 0x28, 0x30  # at a fixed place
+_LD, _LD_H, _LD_B = 0x20, 0x28, 0x30  # at a fixed offset
 _IND, _IND_H, _IND_B = 0x40, 0x48, 0x50  # so far after X
 _LDX_IMM, _LDX_IPV4_HEADER = 0x01, 0xB1
 _AND, _RSH, _ADD, _ADD_X = 0x54, 0x74, 0x04, 0x0C
@@ -65,7 +65,7 @@ def attached(steps: Sequence[Step]) -> tuple[bytes, ctypes.Array[ctypes.c_char]]
 def _to_tcp(at: int, *, skip_after: int) -> Iterator[Step]:
     """Drop all but TCP with its beginning; leave in X where the payload begins.
 
-    ``at``: place of the IP header; ``skip_after``: steps to skip behind these.
+    ``at``: offset of the IP header; ``skip_after``: steps to skip behind these.
     """
     ipv6 = (
         *_must_equal((_AND, 0, 0, 0xF0), 0x60),
@@ -111,8 +111,8 @@ def _payload() -> Iterator[Step]:
         *_must_equal((_IND_B, 0, 0, 0), ord("{")),
         *(
             step
-            for place in range(1, SEARCHED_BYTES)
-            for step in _is_word_at(place, one_word * (SEARCHED_BYTES - 1 - place) + 1)
+            for offset in range(1, SEARCHED_BYTES)
+            for step in _is_word_at(offset, one_word * (SEARCHED_BYTES - 1 - offset) + 1)
         ),
         _DROP,
     )
@@ -126,8 +126,8 @@ def _payload() -> Iterator[Step]:
     yield from accept
 
 
-def _is_word_at(place: int, to_accept: int) -> Iterator[Step]:
-    yield _IND, 0, 0, place
+def _is_word_at(offset: int, to_accept: int) -> Iterator[Step]:
+    yield _IND, 0, 0, offset
     for number, word in enumerate(WORDS, start=1):
         is_last = number == len(WORDS)
         yield _JEQ, len(WORDS) - number, int(is_last), int.from_bytes(word, "big")

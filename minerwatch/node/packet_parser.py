@@ -89,9 +89,9 @@ def _methods(payload: bytes) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _server_name(record: bytes) -> str:
+def _server_name(tls_record: bytes) -> str:
     """Return the name that a ClientHello asks for; empty: none, or it is cut off."""
-    hello = record[5:]
+    hello = tls_record[5:]
     if hello[:1] != _CLIENT_HELLO:
         return ""
     rest = hello[4 + 2 + 32 :]  # length, version, random

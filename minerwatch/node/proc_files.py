@@ -100,7 +100,7 @@ def is_alive(proc: str, process: ProcessId) -> bool:
     return stat is not None and stat.id == process
 
 
-def living_place(proc: str, pid: int) -> str:
+def living_task_path(proc: str, pid: int) -> str:
     """Return the folder below ``proc`` that shows a process's memory: ``PID`` or ``PID/task/TID``.
 
     A first thread that has exited while others run on is a zombie without memory: /proc/PID/cmdline
@@ -141,9 +141,9 @@ class ProcessFiles(CountedFiles):
         super().__init__(failures)
         self._proc = proc
 
-    def stat(self, pid: int, place: str = "") -> tuple[ProcessStat, bool] | None:
+    def stat(self, pid: int, task_path: str = "") -> tuple[ProcessStat, bool] | None:
         """Read a stat file; the flag says that the task is exiting, or a zombie."""
-        line = self.content(f"{self._proc}/{place or pid}/stat", STAT_BYTES)
+        line = self.content(f"{self._proc}/{task_path or pid}/stat", STAT_BYTES)
         if line is None:
             return None
         parsed = _parse_stat(pid, line)
@@ -162,11 +162,11 @@ class ProcessFiles(CountedFiles):
     def living_thread(self, pid: int) -> str | None:
         """Return the folder of a living thread of a process whose first thread has exited."""
         try:
-            place = living_place(self._proc, pid)
+            task_path = living_task_path(self._proc, pid)
         except OSError as error:
             self.count(error)
             return None
-        return place if place != str(pid) else None
+        return task_path if task_path != str(pid) else None
 
     def uid(self, pid: int) -> int:
         """Read the effective uid; return -1 if it cannot be read.
@@ -182,9 +182,9 @@ class ProcessFiles(CountedFiles):
             self.failures["malformed"] += 1
             return -1
 
-    def status(self, place: str) -> bytes | None:
+    def status(self, task_path: str) -> bytes | None:
         """Read all of a status file (proc_pid_status(5))."""
-        path = f"{self._proc}/{place}/status"
+        path = f"{self._proc}/{task_path}/status"
         status = self.content(path, _STATUS_BYTES)
         if status is not None and len(status) == _STATUS_BYTES:
             return self.content(path, _LONG_STATUS_BYTES)

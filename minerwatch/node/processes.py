@@ -197,8 +197,8 @@ class ProcessReader:
         """Read the resident memory of ``pid`` (proc_pid_status(5)); None if it is gone."""
         status = self._files.status(str(pid))
         if status is not None and b"\nVmRSS:" not in status:
-            place = self._files.living_thread(pid)
-            status = self._files.status(place) if place else status
+            task_path = self._files.living_thread(pid)
+            status = self._files.status(task_path) if task_path else status
         if status is None:
             return None
         return MemoryUse(_mib(status, b"\nVmRSS:"), _mib(status, b"\nHugetlbPages:"))
@@ -217,16 +217,16 @@ class ProcessReader:
                 draft = self._draft(pid)
             if draft is not None:
                 drafts[pid] = draft
-        places = {
-            pid: draft.place
+        task_paths = {
+            pid: draft.task_path
             for pid, draft in drafts.items()
-            if draft.place and not self._hangs.is_pausing(draft.program)
+            if draft.task_path and not self._hangs.is_pausing(draft.program)
         }
-        ordinary_s = len(places) * _ORDINARY_READ_S
+        ordinary_s = len(task_paths) * _ORDINARY_READ_S
         started_s = time.monotonic()
         until_s = started_s + time_left.for_hanging_s + ordinary_s
         answers = self._command_lines.read(
-            places, until_s, time_left.for_a_cpu_s, self._owner_of, time_left.hung_owners
+            task_paths, until_s, time_left.for_a_cpu_s, self._owner_of, time_left.hung_owners
         )
         late_s = max(0.0, time.monotonic() - started_s - ordinary_s)
         time_left.spend(late_s, is_hanging=self._command_lines.has_met_hanging)
@@ -258,19 +258,19 @@ class ProcessReader:
         if parsed is None:
             return None
         stat, exiting = parsed
-        place: str | None = str(pid)
+        task_path: str | None = str(pid)
         is_out_of_sight = False
         if exiting:
-            place = files.living_thread(pid) if stat.threads > 1 else None
-            is_out_of_sight = place is None and stat.threads > MAX_ENDED_THREADS
+            task_path = files.living_thread(pid) if stat.threads > 1 else None
+            is_out_of_sight = task_path is None and stat.threads > MAX_ENDED_THREADS
         if stat.kernel_thread:
-            place = None
+            task_path = None
         return _Draft(
             (stat.id, stat.program),
-            place or "",
+            task_path or "",
             files.uid(pid),
-            files.link(f"{place}/exe") if place else "",
-            files.link(f"{place}/cwd") if place else "",
+            files.link(f"{task_path}/exe") if task_path else "",
+            files.link(f"{task_path}/cwd") if task_path else "",
             is_out_of_sight,
         )
 
@@ -296,7 +296,7 @@ class ProcessReader:
 
     def _command_line(self, draft: _Draft, answer: bytes | int) -> tuple[str, bool]:
         """Return the text, and whether the process hides it."""
-        if not draft.place:
+        if not draft.task_path:
             return "", draft.is_out_of_sight
         if isinstance(answer, bytes):
             self._hangs.forget(draft.program)
@@ -324,7 +324,7 @@ class _Draft:
     """A process without its command line."""
 
     program: _Program
-    place: str  # where its memory is read; "" if it has none: kernel threads, zombies
+    task_path: str  # where its memory is read; "" if it has none: kernel threads, zombies
     uid: int
     exe: str
     cwd: str

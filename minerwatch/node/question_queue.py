@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 from minerwatch.fair_queue import FairQueue
 from minerwatch.model import ProcessId
 from minerwatch.node.guarded_child import GuardedChild, GuardedProgram
-from minerwatch.node.proc_files import living_place
+from minerwatch.node.proc_files import living_task_path
 from minerwatch.worker import Worker
 
 Answer = TypeVar("Answer")
@@ -167,7 +167,7 @@ class ChildReader(QueuedReader[Answer]):
         """Return a child that is ready; None: there is none now. Raises as its methods do."""
 
     @abstractmethod
-    def _ask_child(self, child: GuardedChild, process: ProcessId, place: str) -> Answer | None:
+    def _ask_child(self, child: GuardedChild, process: ProcessId, task_path: str) -> Answer | None:
         """Return the answer of ``child``; raises as its methods do."""
 
     @abstractmethod
@@ -193,7 +193,7 @@ class ChildReader(QueuedReader[Answer]):
         if any(self._avoided.get(each, 0.0) > now_s for each in (process, owner)):
             return None
         try:
-            place = living_place(self._proc, process.pid)
+            task_path = living_task_path(self._proc, process.pid)
         except OSError:
             return None  # it has exited
         try:
@@ -201,7 +201,7 @@ class ChildReader(QueuedReader[Answer]):
             if child is None:
                 self.failures["child"] += 1
                 return None
-            return self._ask_child(child, process, place)
+            return self._ask_child(child, process, task_path)
         except TimeoutError as error:
             self.failures["timeout"] += 1
             self._program.discard(owner)

@@ -1,4 +1,4 @@
-"""All TCP sockets of the node in one read, by a BPF iterator; bpf/sockets.bpf.c defines a record.
+"""All TCP sockets of the node in one read, by a BPF iterator; bpf/sockets.bpf.c defines a row.
 
 Sockets of all network namespaces come with counters that /proc does not have. A process that keeps
 a socket only in an io_uring (a direct descriptor) or in flight between two processes has it in no
@@ -24,7 +24,7 @@ from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import Connection, OpenSockets
 from minerwatch.node.bpf_iterator import OUTSIDE_HOST_PIDS, BpfIterator
 
-RECORD = Struct("=QQQIIIIIHHBBBxI16s")
+ROW = Struct("=QQQIIIIIHHBBBxI16s")
 """As struct record in bpf/sockets.bpf.c."""
 _BRIEF = Struct("=QQQIIII4xHHBB22x")
 """What is read of every socket: inode, bytes received and sent, segments received and sent,
@@ -34,7 +34,7 @@ _NAMESPACE = Struct("=32xI36x")
 _INITIAL_SEQUENCE = Struct("=52xI16x")
 _INODE = Struct("=Q64x")
 _ESTABLISHED, _SYN_SENT, _CLOSE, _LISTEN = 1, 2, 7, 10  # include/net/tcp_states.h
-_MAX_RECORDS = 131_072
+_MAX_ROWS = 131_072
 """Read at once: 10 MiB."""
 _MAX_CONNECTIONS = 64
 """Reported of one process."""
@@ -93,16 +93,16 @@ class SocketTable:
         self.unanswered: dict[int, list[RemoteEnd]] = {}
         self.raw: Counter[int] = Counter()
         self._known: dict[int, tuple[int, int]] = {}
-        at, of_pid, own_places = -RECORD.size, -1, array("L")
+        at, of_pid, own_offsets = -ROW.size, -1, array("L")
         for (
             inode, received, sent, segments_in, segments_out, namespace, pid, port, remote_port,
             state, is_raw,
         ) in _BRIEF.iter_unpack(content):  # fmt: skip
-            at += RECORD.size
+            at += ROW.size
             if state == _ESTABLISHED and not is_raw:
                 if pid != of_pid:  # those of a process follow each other
-                    of_pid, own_places = pid, self._established.setdefault(pid, array("L"))
-                own_places.append(at)
+                    of_pid, own_offsets = pid, self._established.setdefault(pid, array("L"))
+                own_offsets.append(at)
                 self._known[inode] = received + sent, segments_in + segments_out
             elif is_raw:
                 self.raw[namespace] += 1
@@ -115,7 +115,7 @@ class SocketTable:
                     own.append((inode, *_ADDRESS.unpack_from(content, at), remote_port))
 
     def __len__(self) -> int:
-        return len(self._content) // RECORD.size
+        return len(self._content) // ROW.size
 
     def starts(self, before: dict[int, _Start], at_s: float) -> dict[int, _Start]:
         """Return the start of each connection: that in ``before``, or now."""
@@ -130,13 +130,13 @@ class SocketTable:
         found: list[Connection] = []
         accepts = pid in self._listeners
         for at in self._established.get(pid, ()):
-            record = RECORD.unpack_from(self._content, at)
-            inode, namespace, local_port, remote_port = record[0], record[5], *record[8:10]
+            row = ROW.unpack_from(self._content, at)
+            inode, namespace, local_port, remote_port = row[0], row[5], *row[8:10]
             if (namespace, local_port) in self._local:
                 accepts = True
                 continue
             start = starts.get(inode) or (at_s, *self._known[inode])
-            has_counters, address = record[12], record[14]
+            has_counters, address = row[12], row[14]
             hours = (at_s - start[0]) / 3600 if has_counters else 0.0
             grown = (now - then for now, then in zip(self._known[inode], start[1:], strict=True))
             rates = [each / hours for each in grown] if hours else (None, None)
@@ -151,14 +151,14 @@ class SocketTable:
         for at in chain.from_iterable(self._established.values()):
             if _NAMESPACE.unpack_from(self._content, at)[0] not in wanted:
                 continue
-            record = RECORD.unpack_from(self._content, at)
-            inode, namespace, local_port, remote_port = record[0], record[5], *record[8:10]
-            if is_loopback(record[14]):
+            row = ROW.unpack_from(self._content, at)
+            inode, namespace, local_port, remote_port = row[0], row[5], *row[8:10]
+            if is_loopback(row[14]):
                 continue
             if (namespace, local_port) in self._local:
                 accepting.add(namespace)
             else:
-                outbound[namespace].append((inode, record[14], remote_port))
+                outbound[namespace].append((inode, row[14], remote_port))
         return {
             each: NamespaceSockets(ends, each in accepting, self.unanswered.get(each, ()))
             for each, ends in outbound.items()
@@ -166,8 +166,8 @@ class SocketTable:
 
     def _of_modest_processes(self) -> list[int]:
         inodes: dict[int, None] = {}
-        for places in sorted(self._established.values(), key=len):
-            for at in places:
+        for offsets in sorted(self._established.values(), key=len):
+            for at in offsets:
                 if len(inodes) >= _MAX_KNOWN:
                     return [*inodes]
                 inodes[_BRIEF.unpack_from(self._content, at)[0]] = None
@@ -190,13 +190,13 @@ class SocketIterator:
         """
         self._reads_cpu_s = reads_cpu_s
         self._iterator = BpfIterator(
-            "sockets", RECORD.size, needs="Linux 5.11", library=library, what="socket iterator"
+            "sockets", ROW.size, needs="Linux 5.11", library=library, what="socket iterator"
         )
         self.failures = self._iterator.failures
         self.failures["too_many"] = 0
         self._table: SocketTable | None = None
         self._starts: dict[int, _Start] = {}
-        self._read_s = float("-inf")
+        self._last_read_s = float("-inf")
         with socket.socket() as own:
             me = os.fstat(own.fileno()).st_ino, os.getpid()
             found = [*self._inodes_and_pids(self._iterator.pieces())]
@@ -214,18 +214,18 @@ class SocketIterator:
 
     def refresh(self, at_s: float) -> None:
         """Read all sockets, so that the ages of those are known that are open now."""
-        self._table, self._read_s = None, at_s  # the old one is freed before the next is read
+        self._table, self._last_read_s = None, at_s  # the old one is freed before the next is read
         self._table = table = self.table()
         if table is not None:
             self._starts = table.starts(self._starts, at_s)
 
     def sockets_of(self, pid: int, at_s: float) -> OpenSockets | None:
         """Return the sockets of ``pid``, as of the last five seconds; None if that failed."""
-        if at_s >= self._read_s + _MAX_AGE_S:
+        if at_s >= self._last_read_s + _MAX_AGE_S:
             self.refresh(at_s)
         if self._table is None:
             return None
-        return self._table.sockets_of(pid, self._starts, self._read_s)
+        return self._table.sockets_of(pid, self._starts, self._last_read_s)
 
     def by_namespace(self, namespaces: Set[int]) -> dict[int, NamespaceSockets] | None:
         """Return the connections of these namespaces; None if they cannot be read."""
@@ -239,10 +239,10 @@ class SocketIterator:
         for piece in self._iterator.pieces():
             for number, (sequence,) in enumerate(_INITIAL_SEQUENCE.iter_unpack(piece)):
                 if sequence in sequences:
-                    record = RECORD.unpack_from(piece, number * RECORD.size)
-                    start = (sequence, record[14], record[9])
+                    row = ROW.unpack_from(piece, number * ROW.size)
+                    start = (sequence, row[14], row[9])
                     if start in wanted:
-                        found.setdefault(start, []).append(Holder(record[6], record[0], record[5]))
+                        found.setdefault(start, []).append(Holder(row[6], row[0], row[5]))
         return found
 
     def still_open(self, inodes: Set[int]) -> set[int]:
@@ -272,9 +272,9 @@ class SocketIterator:
         self._iterator.close()
 
     def _content(self, pieces: Iterable[bytes]) -> bytearray:
-        """Join records, without a second copy of all."""
+        """Join rows, without a second copy of all."""
         content = bytearray()
-        most = _MAX_RECORDS * RECORD.size
+        most = _MAX_ROWS * ROW.size
         for piece in pieces:
             content += piece
             if len(content) > most:
@@ -285,7 +285,7 @@ class SocketIterator:
 
     def _inodes_and_pids(self, pieces: Iterable[bytes]) -> Iterator[tuple[int, int]]:
         for piece in pieces:
-            yield from ((record[0], record[6]) for record in RECORD.iter_unpack(piece))
+            yield from ((row[0], row[6]) for row in ROW.iter_unpack(piece))
 
 
 def is_loopback(address: bytes) -> bool:

@@ -21,7 +21,7 @@ from itertools import islice
 from typing import Protocol
 
 from minerwatch.model import Connection, OpenSockets, ProcessId
-from minerwatch.node.proc_files import CountedFiles, is_alive, living_place
+from minerwatch.node.proc_files import CountedFiles, is_alive, living_task_path
 from minerwatch.node.question_queue import QueuedReader
 from minerwatch.node.socket_iterator import MAPPED, NamespaceSockets, RemoteEnd, address_text
 from minerwatch.worker import Worker
@@ -160,13 +160,13 @@ class SocketReader:
         A table of sockets serves all processes of its namespace for five seconds.
         """
         try:
-            place = living_place(self._proc, pid)
-            namespace = os.readlink(f"{self._proc}/{place}/ns/net")  # noqa: PTH115 - hot
+            task_path = living_task_path(self._proc, pid)
+            namespace = os.readlink(f"{self._proc}/{task_path}/ns/net")  # noqa: PTH115 - hot
         except OSError as error:
             self._files.count(error)
             return None
-        inodes = set(self._inodes(place))
-        table = self._table(place, namespace, inodes)
+        inodes = set(self._inodes(task_path))
+        table = self._table(task_path, namespace, inodes)
         before = self.since_s.pop(pid, {})
         own = [
             (Connection(*remote, since_s=before.get(inode, at_s)), inode)
@@ -182,32 +182,32 @@ class SocketReader:
         accepts = any(inode in table and table[inode] is None for inode in inodes)
         return OpenSockets(tuple(each for each, _ in oldest), accepts)
 
-    def _table(self, place: str, namespace: str, inodes: set[int]) -> dict[int, _Remote]:
+    def _table(self, task_path: str, namespace: str, inodes: set[int]) -> dict[int, _Remote]:
         """Return remote ends by inode, at least those of ``inodes``."""
         now_s = time.monotonic()
         known = self.tables.get(namespace)
         if known is not None and now_s < known.until_s:
-            return known.remote if known.remote is not None else self._own(place, inodes)
-        every = dict(islice(self._remotes(place, None), self._max_table_sockets + 1))
+            return known.remote if known.remote is not None else self._own(task_path, inodes)
+        every = dict(islice(self._remotes(task_path, None), self._max_table_sockets + 1))
         is_large = len(every) > self._max_table_sockets
         age_s = _LARGE_TABLE_AGE_S if is_large else _TABLE_AGE_S
         self.tables.pop(namespace, None)
         self.tables[namespace] = _Table(now_s + age_s, None if is_large else every)
         if len(self.tables) > _MAX_TABLES:
             self.tables.popitem(last=False)
-        return self._own(place, inodes) if is_large else every
+        return self._own(task_path, inodes) if is_large else every
 
-    def _own(self, place: str, inodes: set[int]) -> dict[int, _Remote]:
-        return dict(self._remotes(place, inodes))
+    def _own(self, task_path: str, inodes: set[int]) -> dict[int, _Remote]:
+        return dict(self._remotes(task_path, inodes))
 
-    def _remotes(self, place: str, inodes: set[int] | None) -> Iterator[tuple[int, _Remote]]:
+    def _remotes(self, task_path: str, inodes: set[int] | None) -> Iterator[tuple[int, _Remote]]:
         """Yield inode and remote end of sockets; ``inodes``: of these only.
 
         Each file lists what listens first (Documentation/networking/proc_net_tcp.rst).
         """
         for name in ("tcp", "tcp6"):
             listening: set[bytes] = set()
-            for lines in self._lines(f"{self._proc}/{place}/net/{name}"):
+            for lines in self._lines(f"{self._proc}/{task_path}/net/{name}"):
                 for match in _LISTENING.finditer(lines):
                     listening.add(match[1])
                     if inodes is None or int(match[2]) in inodes:
@@ -219,9 +219,9 @@ class SocketReader:
                         is_inbound = match[1] in listening
                         yield inode, None if is_inbound else (_address(match[2]), int(match[3], 16))
 
-    def _inodes(self, place: str) -> Iterator[int]:
+    def _inodes(self, task_path: str) -> Iterator[int]:
         try:
-            with os.scandir(f"{self._proc}/{place}/fd") as entries:
+            with os.scandir(f"{self._proc}/{task_path}/fd") as entries:
                 for entry in islice(entries, _MAX_DESCRIPTORS):
                     target = os.readlink(entry.path)  # noqa: PTH115 - hot
                     match = _SOCKET.fullmatch(target)

@@ -59,7 +59,7 @@ class ScanResult(msgspec.Struct):
     failures: frozenset[str] = frozenset()
 
     def collect(self, receive: Callable[[], ScannerAnswer]) -> None:
-        """Take the answers of one scan; raises ValueError if they do not come to an end."""
+        """Receive the answers to one scan; raises ValueError if there are too many."""
         for _ in range(_MAX_LINES):
             answer = receive()
             name = RULE_NAME.fullmatch(answer.name or "")
@@ -154,11 +154,11 @@ class ContentReader(CodeReader[tuple[str, ...]]):
         super().use(_for_memory(rule_files))
 
     def _ask_child(
-        self, child: GuardedChild, process: ProcessId, place: str
+        self, child: GuardedChild, process: ProcessId, task_path: str
     ) -> tuple[str, ...] | None:
         self._result = result = ScanResult()
         end_s = time.monotonic() + _MAX_SCAN_S
-        child.send(_Scan(self._proc, process.pid, place, process.start_ticks), end_s)
+        child.send(_Scan(self._proc, process.pid, task_path, process.start_ticks), end_s)
         result.collect(lambda: child.receive(ScannerAnswer, end_s, self._stall_s))
         for reason in result.failures:
             self.failures[reason] += 1
@@ -218,9 +218,9 @@ class RuleTexts:
         until_s = time.monotonic() + _MAX_COMPILE_S
         pairs = [(self._texts[path], self._good.get(path, "")) for path in paths]
         child.send({"rules": pairs}, until_s)
-        return self.record_broken(child.receive(ScannerAnswer, until_s))
+        return self.keep_broken(child.receive(ScannerAnswer, until_s))
 
-    def record_broken(self, answer: ScannerAnswer) -> int:
+    def keep_broken(self, answer: ScannerAnswer) -> int:
         """Keep the errors that a child found; raises ValueError for any other answer."""
         if answer.broken is None:
             raise ValueError("no answer on rules")
@@ -258,5 +258,5 @@ class _Scan(msgspec.Struct):
 
     proc: str
     pid: int
-    place: str  # below ``proc``: its memory is read through this process or thread
+    task_path: str  # below ``proc``: its memory is read through this process or thread
     start_ticks: int

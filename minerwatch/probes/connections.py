@@ -11,7 +11,7 @@ from minerwatch.node.tcp_connections import ConnectionReader
 from minerwatch.probes.base import IsTimeLeft, OwnerOf, ReaderProbe, no_owner
 
 
-class Connections(ReaderProbe[OpenSockets]):
+class ConnectionsProbe(ReaderProbe[OpenSockets]):
     """Facts: DestinationIp, DestinationPort, DestinationCount, LongestConnection, Initiated.
 
     And of sessions: SessionCount, AcceptsConnections; of the quietest one: SessionAge,

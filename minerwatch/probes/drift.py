@@ -9,7 +9,7 @@ from minerwatch.node.overlay_layers import LayerAnswer
 from minerwatch.probes.base import NO_FACTS, ReaderProbe
 
 
-class Drift(ReaderProbe[LayerAnswer]):
+class DriftProbe(ReaderProbe[LayerAnswer]):
     """Fact: ExeNotInImage, read once of each program."""
 
     name = "drift"

@@ -266,12 +266,12 @@ class ExecutedCode:
 
     def take(self, samples: CodeSamples, now_s: float) -> None:
         """Classify what is due of these samples; in the thread, and in tests."""
-        placed = self._placed(samples, now_s)
+        by_place = self._by_place(samples, now_s)
         if self._hot is not None:
-            named = self._hot.take(placed, samples.period_s, now_s)
+            named = self._hot.take(by_place, samples.period_s, now_s)
             with self._lock:
                 self._news |= named
-        due = self._due(placed, now_s)
+        due = self._due(by_place, now_s)
         if due:
             self._pace.note_new(now_s)
         asked: dict[Place, Counter[Spot]] = {}
@@ -291,11 +291,11 @@ class ExecutedCode:
         if now_s - self._asked_s >= _IDLE_S:
             self._program.discard()
 
-    def _due(self, placed: dict[Place, list[Spot]], now_s: float) -> list[tuple[Place, Spot]]:
+    def _due(self, by_place: dict[Place, list[Spot]], now_s: float) -> list[tuple[Place, Spot]]:
         """Return what is to be classified at once, and gather what a round needs."""
         due: list[tuple[Place, Spot]] = []
         is_round = self._rounds.is_on(now_s)
-        for place, spots in placed.items():
+        for place, spots in by_place.items():
             if self._avoided.get(place.owner, 0.0) > now_s:
                 continue
             if not self._is_known(place) or (place.is_relative and is_round):
@@ -304,12 +304,12 @@ class ExecutedCode:
                 self._failures["left"] += self._rounds.add(place, spots, now_s)
         return due
 
-    def _placed(self, samples: CodeSamples, now_s: float) -> dict[Place, list[Spot]]:
+    def _by_place(self, samples: CodeSamples, now_s: float) -> dict[Place, list[Spot]]:
         """Return the addresses by place."""
         by_pid: defaultdict[int, list[Spot]] = defaultdict(list)
         for pid, address, _, code in samples.samples:
             by_pid[pid].append((address, code))
-        placed: dict[Place, list[Spot]] = {}
+        by_place: dict[Place, list[Spot]] = {}
         exited: set[int] = set()
         located = self._located
         for pid, spots in by_pid.items():
@@ -319,18 +319,18 @@ class ExecutedCode:
                 located[pid] = self._locator.locate(pid)
             place = located[pid]
             if place is not None:
-                placed[place] = spots
+                by_place[place] = spots
             elif os.path.exists(f"{self._proc}/{pid}"):  # noqa: PTH110 - hot
                 self._failures["unplaced"] += len(spots)
             else:
                 exited.add(pid)
         gone = [each for each in samples.samples if each[0] in exited] if exited else []
         self._pace.note(len(samples.samples), len(gone), now_s)
-        for place, spot in self._placed_by_cgroup(gone):
-            placed.setdefault(place, []).append(spot)
-        return placed
+        for place, spot in self._of_relatives(gone):
+            by_place.setdefault(place, []).append(spot)
+        return by_place
 
-    def _placed_by_cgroup(
+    def _of_relatives(
         self, gone: Iterable[tuple[int, int, int, bytes]]
     ) -> Iterator[tuple[Place, Spot]]:
         chosen: dict[int, Place | None] = {}
@@ -349,7 +349,7 @@ class ExecutedCode:
         return known is not None and known.tally.samples >= _KNOWN_SAMPLES
 
     def _of_round(self, now_s: float) -> Iterator[tuple[Place, Counter[Spot]]]:
-        """Yield known processes within the bounds of a second; one, whatever new ones take."""
+        """Yield known processes within the bounds of a second: at least one, after new ones."""
         while (found := self._rounds.next(now_s)) is not None:
             self._bounds.count(found[0].owner, len(found[1]))
             yield found

@@ -216,7 +216,7 @@ class FirstWordsProbe:
         self._packets.wake()
 
     def read_packets(self, now_s: float) -> None:
-        """Take the packets that wait, and place their connections if that is due."""
+        """Read waiting packets, and find the processes of their connections if that is due."""
         for packet in self._packets.read(_PACKETS_AT_ONCE):
             self._add_packet(packet, now_s)
         self._counts["left"] = self._packets.lost
@@ -281,13 +281,13 @@ class FirstWordsProbe:
         for said, waiting in [*self._waiting.items()]:
             waiting.tries += 1
             own = [each for start in waiting.starts for each in holders.get(start, ())]
-            placed = [
+            senders = [
                 each
                 for each in own
                 if self._may_send(each, waiting.came_by) and self._keep(each, said, now_s)
             ]
-            if placed or waiting.tries >= _MAX_TRIES:
-                self._counts["unplaced"] += not placed
+            if senders or waiting.tries >= _MAX_TRIES:
+                self._counts["unplaced"] += not senders
                 del self._waiting[said]
                 self._counted[said] = None
                 if len(self._counted) > _MAX_COUNTED:

@@ -49,13 +49,13 @@ class _Sum:
     possible: float = 0.0  # GPUs that it may keep busy beside that: nothing is evidence, but looks
     memory_bytes: int | None = None
     watts: float = 0.0  # of devices that no other container uses
-    places: set[tuple[int, int | None]] = field(default_factory=set)  # devices, instances
+    devices: set[tuple[int, int | None]] = field(default_factory=set)  # devices, instances
     count: int = 0
 
     def add(self, use: GpuUse) -> None:
         """Add a use."""
-        self.places.add((use.device, use.instance))
-        self.count = len(self.places)
+        self.devices.add((use.device, use.instance))
+        self.count = len(self.devices)
         self._add(use.busy, use.memory_bytes)
 
     @property
@@ -127,10 +127,10 @@ class _Known:
         """Return the devices and the containers on each."""
         return self.sample.devices, self.users
 
-    def add_possible(self, placed: Sequence[tuple[GpuUse, GpuUser]], attributed: set[int]) -> None:
+    def add_possible(self, uses: Sequence[tuple[GpuUse, GpuUser]], attributed: set[int]) -> None:
         """Add what containers may use of devices whose rate is not ``attributed`` to one."""
         measured, unmeasured = (
-            {(use.device, user.container) for use, user in placed if (use.busy is None) is wanted}
+            {(use.device, user.container) for use, user in uses if (use.busy is None) is wanted}
             for wanted in (False, True)
         )
         for index, (device, users) in enumerate(zip(self.sample.devices, self.users, strict=True)):
@@ -156,7 +156,7 @@ class Gpus:
         self._kept_s = max(_KEPT_S, _KEPT_TICKS * interval_s)
         self._known: dict[int, _Known] = {}  # by number of the sampler
         self._totals: dict[ContainerKey, _Total] = {}
-        self._unplaced = 0
+        self._unattributed = 0
         self.used_s: Mapping[ContainerKey, float] = {}
         """GPU time of each container since the tick before."""
         self.possible_s: Mapping[ContainerKey, float] = {}
@@ -170,7 +170,7 @@ class Gpus:
         self, at_s: float, pids: Sequence[int], user_of: UserOf,
         named: Named = lambda *_names: None,
     ) -> None:  # fmt: skip
-        """Take the samples that have come, and ask for the next ones; never wait for a driver.
+        """Receive the samples that are ready, and request the next; never wait for a driver.
 
         ``pids``: processes in which to look for an open device. ``user_of`` returns the process
         that has a PID now, ``named`` the container by namespace, pod and name.
@@ -190,7 +190,7 @@ class Gpus:
                 state = (before.processes if before else {}).get(process)
                 state = known.processes[process] = state or _Process(now, sample.at_s)
                 state.add(now, sample.at_s, elapsed_s)
-                state.pipes = pipe_facts([sole[n] for n, _ in now.places if n in sole])
+                state.pipes = pipe_facts([sole[n] for n, _ in now.devices if n in sole])
                 of_all = known.containers[known.container_of[process]].most
                 busy = of_all if now.busy is None else now.busy
                 process_possible_s[process] += busy * elapsed_s
@@ -269,7 +269,7 @@ class Gpus:
     def failures(self) -> Iterator[tuple[str, int]]:
         """Yield failures since the start: reason, count."""
         yield from [*self._reader.failures.items()]
-        yield "unplaced", self._unplaced
+        yield "unplaced", self._unattributed
 
     def close(self) -> None:
         """Let the samplers end."""
@@ -278,16 +278,16 @@ class Gpus:
     def _attributed(self, sample: GpuSample, user_of: UserOf, named: Named) -> _Known:
         """Attribute the uses of a sample to processes and containers."""
         known = _Known(sample, users=[set() for _ in sample.devices])
-        placed: list[tuple[GpuUse, GpuUser]] = []
+        uses: list[tuple[GpuUse, GpuUser]] = []
         for use in sample.uses:
             user = user_of(use.pid)
             if user is None or user.born_s > sample.at_s:
-                self._unplaced += 1
+                self._unattributed += 1
                 known.users[use.device].add(None)
             else:
                 known.users[use.device].add(user.container)
-                placed.append((use, user))
-        for use, user in placed:
+                uses.append((use, user))
+        for use, user in uses:
             known.container_of[user.process] = user.container
             known.sums.setdefault(user.process, _Sum()).add(use)
             known.containers.setdefault(user.container, _Sum()).add(use)
@@ -303,7 +303,7 @@ class Gpus:
             assert owner is not None  # noqa: S101 - checked above
             total = known.containers[owner]
             total.watts += device.watts or 0.0
-            own = [(use, user.process) for use, user in placed if use.device == index]
+            own = [(use, user.process) for use, user in uses if use.device == index]
             unknown = {process for use, process in own if use.busy is None}
             if device.busy is not None and (unknown or not own):
                 attributed.add(index)
@@ -313,14 +313,14 @@ class Gpus:
                 if len(unknown) == 1 and rest == device.busy:  # no other one may work for it
                     of_process = known.sums[unknown.pop()]
                     of_process.busy = (of_process.busy or 0.0) + rest
-        known.add_possible(placed, attributed)
+        known.add_possible(uses, attributed)
         return known
 
     def _attribute_grants(self, known: _Known, named: Named) -> None:
         """Attribute devices to the containers that were given them."""
         for grant in known.sample.grants:
             key = named(grant.namespace, grant.pod, grant.container)
-            self._unplaced += key is None
+            self._unattributed += key is None
             known.users[grant.device].add(key)
             if key is not None:
                 use = GpuUse(0, grant.device, None, None, grant.memory_bytes)

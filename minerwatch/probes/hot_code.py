@@ -25,7 +25,7 @@ RandomX without generated code shows 8 to 21 %, of few hundred samples.
 """
 LEAST_SAMPLES = 40
 _FEW_SAMPLES = 12
-"""Enough after _MAX_GATHERING_S."""
+"""Samples that suffice once _MAX_GATHERING_S have passed."""
 _MAX_GATHERING_S = 20.0
 _CPU_S_BETWEEN = 60.0
 _PAUSE_S = 60.0
@@ -165,7 +165,7 @@ class HotCode:
                     self._gathering.popitem(last=False)
 
     def take(
-        self, placed: Mapping[Place, Sequence[Spot]], period_s: float, now_s: float
+        self, by_place: Mapping[Place, Sequence[Spot]], period_s: float, now_s: float
     ) -> set[ContainerKey]:
         """Gather addresses, each for ``period_s`` of CPU time, and ask.
 
@@ -175,7 +175,7 @@ class HotCode:
             answered = self._receive_answers()
             if not self._gathering:
                 return answered
-            for place, spots in placed.items():
+            for place, spots in by_place.items():
                 gathering = self._gathering.get(place.container) or self._gathering.get(
                     place.process
                 )

@@ -77,9 +77,9 @@ class _Namespace:
     cpu_s: dict[ContainerKey, float] = field(default_factory=dict)
     rates: Facts = field(default_factory=dict)  # between the first reading and the last
     facts: Facts = field(default_factory=dict)
-    read_s: float = 0.0
+    last_read_s: float = 0.0
     busy_s: float = float("-inf")
-    reads: int = 0  # since it was opened
+    read_count: int = 0  # since it was opened
     has_rested: bool = False  # since it was read
     rested_s: float = float("-inf")
 
@@ -93,7 +93,7 @@ class _Namespace:
 
     def may_rest(self) -> bool:
         """Return True if it need not be read: it did nothing notable at the last tick."""
-        is_known = self.reads >= 1 and len(self.readings) != 1
+        is_known = self.read_count >= 1 and len(self.readings) != 1
         return is_known and not (self.has_rested or self.is_nested or _is_notable(self.facts))
 
     def is_due(self) -> bool:
@@ -191,7 +191,7 @@ class PodNetworks:
         if self._sockets is not None:
             self._sockets.watch(watched)
         long_ago_s = at_s - 2 * self._window_s
-        gone = [each for each, own in self._namespaces.items() if own.read_s < long_ago_s]
+        gone = [each for each, own in self._namespaces.items() if own.last_read_s < long_ago_s]
         for inode in gone:
             del self._namespaces[inode]
         long_ago_s = at_s - _MAX_HOST_USER_AGE_S
@@ -218,7 +218,7 @@ class PodNetworks:
                 continue
             known = self._namespaces.get(inode)
             if known is not None:
-                known.pid, known.read_s = pid, at_s
+                known.pid, known.last_read_s = pid, at_s
                 found.add(inode)
                 known.is_nested = known.is_nested and not is_first
             elif is_first or self._make_room(user.owner, at_s):
@@ -244,11 +244,13 @@ class PodNetworks:
         own = {inode: each for inode, each in nested.items() if each.owner == owner}
         if len(own) < _MAX_NAMESPACES_OF_ONE and len(nested) < _MAX_NESTED:
             return True
-        others = [i for i, each in own.items() if each.read_s < at_s and _rank(each.facts) < 1]
+        others = [i for i, each in own.items() if each.last_read_s < at_s and _rank(each.facts) < 1]
         if not others:
             return False
         since_s = at_s - self._window_s
-        del self._namespaces[min(others, key=lambda i: (own[i].is_busy(since_s), own[i].read_s))]
+        del self._namespaces[
+            min(others, key=lambda i: (own[i].is_busy(since_s), own[i].last_read_s))
+        ]
         return True
 
     def _add_namespace(
@@ -259,18 +261,18 @@ class PodNetworks:
             return False
         reading = self._reader.protocols(pid, devices)
         self._namespaces[inode] = _Namespace(
-            pid, owner, is_nested, devices, deque([reading] if reading else ()), read_s=at_s,
-            reads=-(len(self._namespaces) % 2),  # so that half of them rest while others are read
+            pid, owner, is_nested, devices, deque([reading] if reading else ()), last_read_s=at_s,
+            read_count=-(len(self._namespaces) % 2),  # half rest while others are read
         )  # fmt: skip
         return True
 
     def _read(self, namespace: _Namespace, at_s: float) -> None:
         """Add a reading, while packets are sent and for a window after that; else drop all."""
-        before, namespace.read_s, namespace.has_rested = namespace.devices, at_s, False
+        before, namespace.last_read_s, namespace.has_rested = namespace.devices, at_s, False
         if before.at_s == at_s:
             return
         readings, since_s = namespace.readings, at_s - self._window_s
-        namespace.reads += 1
+        namespace.read_count += 1
         now = self._reader.devices(namespace.pid, at_s)
         if now is None:
             readings.clear()

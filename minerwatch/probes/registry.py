@@ -23,11 +23,11 @@ from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.node.tcp_connections import ConnectionReader
 from minerwatch.node.yara_scan import ContentReader
 from minerwatch.probes.base import OwnerOf, Probe, Suspect
-from minerwatch.probes.connections import Connections
-from minerwatch.probes.drift import Drift
-from minerwatch.probes.fp_rounding import Rounding
-from minerwatch.probes.memory_maps import MemoryMappings
-from minerwatch.probes.yara import Content
+from minerwatch.probes.connections import ConnectionsProbe
+from minerwatch.probes.content import ContentProbe
+from minerwatch.probes.drift import DriftProbe
+from minerwatch.probes.mappings import MappingsProbe
+from minerwatch.probes.rounding import RoundingProbe
 
 ITERATOR, FILES = "a BPF iterator", "files in /proc"
 """Sources of sockets."""
@@ -59,7 +59,7 @@ class _Sources:
     networks: Sequence[str]
 
 
-def _reading(open_probe: Callable[[_Sources], Probe]) -> Callable[[_Sources], Probe | str]:
+def _if_permitted(open_probe: Callable[[_Sources], Probe]) -> Callable[[_Sources], Probe | str]:
     """Open a probe that reads other users' processes."""
     return lambda sources: open_probe(sources) if sources.can_read_processes else LACKS_PTRACE
 
@@ -68,10 +68,10 @@ def _open_connections(sources: _Sources) -> Probe | str:
     networks = ClusterNetworks(sources.networks, sources.proc)
     if sources.sockets is not None:
         reader = ConnectionReader(sources.proc, reader=sources.sockets)
-        return Connections(reader, sources.owner_of, networks)
+        return ConnectionsProbe(reader, sources.owner_of, networks)
     if not sources.can_read_processes:
         return LACKS_PTRACE
-    return Connections(ConnectionReader(sources.proc), sources.owner_of, networks)
+    return ConnectionsProbe(ConnectionReader(sources.proc), sources.owner_of, networks)
 
 
 def _open_rounding(sources: _Sources) -> Probe | str:
@@ -79,14 +79,16 @@ def _open_rounding(sources: _Sources) -> Probe | str:
         return f"it needs the task iterator; tasks: {sources.tasks_off}"
     if not sources.tasks.has_fp_control:
         return f"it needs the task iterator; tasks: {_LACKS_FP_CONTROL}"
-    return Rounding(sources.tasks, sources.owner_of)
+    return RoundingProbe(sources.tasks, sources.owner_of)
 
 
 _PROBES: dict[str, Callable[[_Sources], Probe | str]] = {
     "connections": _open_connections,
-    "mappings": _reading(lambda of: MemoryMappings(MappingReader(of.proc), of.owner_of)),
-    "content": _reading(lambda of: Content(ContentReader(of.proc, of.content_rules), of.owner_of)),
-    "drift": _reading(lambda of: Drift(LayerReader(of.proc), of.owner_of)),
+    "mappings": _if_permitted(lambda of: MappingsProbe(MappingReader(of.proc), of.owner_of)),
+    "content": _if_permitted(
+        lambda of: ContentProbe(ContentReader(of.proc, of.content_rules), of.owner_of)
+    ),
+    "drift": _if_permitted(lambda of: DriftProbe(LayerReader(of.proc), of.owner_of)),
     "rounding": _open_rounding,
 }
 """Name, which is also its setting below ``probes`` -> the probe, or why it is off."""
@@ -135,7 +137,7 @@ class Probes:
     def use_content_rules(self, rules: Sequence[Path]) -> None:
         """Put other YARA rules in force."""
         for probe in self._probes:
-            if isinstance(probe, Content):
+            if isinstance(probe, ContentProbe):
                 probe.use(rules)
 
     def examine(self, suspects: Sequence[Suspect], at_s: float) -> dict[str, float]:
@@ -185,7 +187,7 @@ class Probes:
     def connections(self, process: ProcessId) -> tuple[Connection, ...]:
         """Return the connections of a suspect at the last look, oldest first."""
         for probe in self._probes:
-            if isinstance(probe, Connections):
+            if isinstance(probe, ConnectionsProbe):
                 return probe.connections(process)
         return ()
 

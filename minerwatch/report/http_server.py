@@ -37,7 +37,7 @@ from minerwatch.worker import Worker
 
 _MAX_BODY_BYTES = 16 << 10
 _MIN_PER_S = 2
-_POLL_S = 0.2
+_CHECK_S = 0.2
 _THREAD_FREED_S = 0.5  # for a thread whose connection was closed to end
 _OUT_OF_FILES_PAUSE_S = 0.1
 BACKLOG = 512
@@ -81,7 +81,7 @@ class Limits:
     connections_per_s: int = 50  # of one client,
     connections_per_s_of_all: int = 100  # beyond which each client has _MIN_PER_S: TLS is costly
     private_at_once: int = 2  # answers of private routes in memory: each may have some MiB
-    private_wait_s: float = 5.0  # for one of these places
+    private_wait_s: float = 5.0  # for one of these slots
 
 
 HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
@@ -150,8 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
         if refusal is not None:
             self._send(refusal)
         else:
-            with server.place_for_private() as has_place:
-                self._send(self._answered(private.route) if has_place else _BUSY)
+            with server.slot_for_private() as has_slot:
+                self._send(self._answered(private.route) if has_slot else _BUSY)
 
     def _refusal_of_clear_token(self) -> Answer | None:
         has_token = "Authorization" in self.headers or TOKEN_HEADER in self.headers
@@ -256,7 +256,7 @@ class Listener(ThreadingMixIn, TCPServer):
         self.routes = {at: each for at, each in routes.items() if not isinstance(each, Private)}
         self.posts = posts or {}
         self.pages = pages
-        self._private_places = threading.BoundedSemaphore(limits.private_at_once)
+        self._private_slots = threading.BoundedSemaphore(limits.private_at_once)
         self._on_error = on_error
         self._tls = tls
         self._authorize = authorize
@@ -287,7 +287,7 @@ class Listener(ThreadingMixIn, TCPServer):
 
     def _serve(self) -> None:
         with contextlib.suppress(_ClosingError):
-            self.serve_forever(_POLL_S)
+            self.serve_forever(_CHECK_S)
 
     @property
     def failures(self) -> dict[str, int]:
@@ -352,7 +352,7 @@ class Listener(ThreadingMixIn, TCPServer):
             self._slots.release()
 
     def service_actions(self) -> None:
-        """Close overdue connections; called after every connection, and every ``_POLL_S``."""
+        """Close overdue connections; called after every connection, and every ``_CHECK_S``."""
         if self._is_closing:
             raise _ClosingError
         for _ in range(self._connections.close_overdue()):
@@ -390,16 +390,16 @@ class Listener(ThreadingMixIn, TCPServer):
         return Answer(_REFUSALS[status], status=status)
 
     @contextlib.contextmanager
-    def place_for_private(self) -> Iterator[bool]:
-        """Hold a place for the answer of a private route, if there is one in time."""
-        has_place = self._private_places.acquire(timeout=self._limits.private_wait_s)
-        if not has_place:
+    def slot_for_private(self) -> Iterator[bool]:
+        """Hold a slot for the answer of a private route; yield False if none is free in time."""
+        has_slot = self._private_slots.acquire(timeout=self._limits.private_wait_s)
+        if not has_slot:
             self.count("busy")
         try:
-            yield has_place
+            yield has_slot
         finally:
-            if has_place:
-                self._private_places.release()
+            if has_slot:
+                self._private_slots.release()
 
     def shutdown_request(self, request: Any) -> None:
         """Close a connection."""

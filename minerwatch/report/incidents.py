@@ -56,7 +56,7 @@ _Counters = tuple[float | None, float | None, float | None]
 class _Case:
     """State kept of a container that was flagged."""
 
-    place: VerdictLine | Usage  # a line with its names: the one with the highest score, if any
+    top_line: VerdictLine | Usage  # a line with its names: the one with the highest score, if any
     level: Level  # the highest
     flagged: str
     detected: str = ""
@@ -69,7 +69,7 @@ class _Case:
 
     @property
     def score(self) -> float:
-        return self.place.score if isinstance(self.place, VerdictLine) else -1.0
+        return self.top_line.score if isinstance(self.top_line, VerdictLine) else -1.0
 
     @property
     def weight(self) -> float:
@@ -135,7 +135,7 @@ def node_history(
             for date, (recorded_s, core_s, flagged_s) in sorted(sums.days.items())
         ),
         incidents=tuple(_incident(each, of_pod) for each in sums.cases.values()),
-        unlisted=len(sums.dropped - {hash(each.place.key) for each in sums.cases.values()}),
+        unlisted=len(sums.dropped - {hash(each.top_line.key) for each in sums.cases.values()}),
         unlisted_cpu_hours=_hours(sums.unlisted_h * 3600),
         unlisted_gpu_hours=_hours(sums.unlisted_gpu_h * 3600),
         left_out=sums.left_out,
@@ -200,7 +200,7 @@ def _flag(case: _Case, line: VerdictLine, counters: _Counters) -> None:
     case.open[line.key] = counters
     case.level = max(case.level, Level.of_label(line.level))
     if line.score >= case.score:
-        case.place = line
+        case.top_line = line
     if line.level in _DETECTED and not case.detected:
         case.detected, case.delay_s = line.at, line.delay_s
 
@@ -226,7 +226,7 @@ def _add_usage(sums: _Sums, interval: Interval, usage: UsageLine) -> None:
                 case.detected = usage.at
             case.ended = usage.at
             _insert(sums, each.key, case)
-        elif not isinstance(case.place, VerdictLine):
+        elif not isinstance(case.top_line, VerdictLine):
             case.ended = usage.at
         case.level = max(case.level, Level.of_label(each.level))
         hours = seconds / 3600
@@ -262,13 +262,13 @@ def _drop_least(sums: _Sums) -> None:
         in_turn = [
             item
             for items in (detected, others)
-            for item in interleaved(items, lambda item: item[1].place.namespace)
+            for item in interleaved(items, lambda item: item[1].top_line.namespace)
         ]
         sums.cases = dict(in_turn[:MAX_INCIDENTS])
         sums.names = {key: name for key, name in sums.names.items() if name in sums.cases}
         for _, case in in_turn[MAX_INCIDENTS:]:
             if len(sums.dropped) < _MAX_DROPPED:
-                sums.dropped.add(hash(case.place.key))
+                sums.dropped.add(hash(case.top_line.key))
             sums.unlisted_h += case.meters[0].total() or 0.0
             sums.unlisted_gpu_h += case.meters[1].total() or 0.0
 
@@ -288,22 +288,22 @@ def _by_pod(lines: Iterable[ActionLine]) -> dict[_Pod, list[IncidentAction]]:
 
 
 def _incident(case: _Case, of_pod: dict[_Pod, list[IncidentAction]]) -> Incident:
-    place = case.place
-    verdict = place if isinstance(place, VerdictLine) else None
+    top_line = case.top_line
+    verdict = top_line if isinstance(top_line, VerdictLine) else None
     uid = verdict.pod_uid if verdict is not None else ""
     actions = of_pod.get((uid,)) if uid else None
     if actions is None:
-        actions = of_pod.get((place.namespace, place.pod or place.container), [])
+        actions = of_pod.get((top_line.namespace, top_line.pod or top_line.container), [])
     cpu_hours, gpu_hours, energy_kwh = (
         None if (total := meter.total()) is None else _hours(total * 3600) for meter in case.meters
     )
     return Incident(
-        key=place.key,
-        namespace=place.namespace,
-        pod=place.pod,
-        container=place.container,
+        key=top_line.key,
+        namespace=top_line.namespace,
+        pod=top_line.pod,
+        container=top_line.container,
         image=verdict.image if verdict else "",
-        owner=place.owner,
+        owner=top_line.owner,
         abuse=verdict.abuse if verdict else "",
         level=case.level.label,
         score=verdict.score if verdict else None,

@@ -39,7 +39,7 @@ class Log(Protocol):
 
 
 def logger(*, as_json: bool) -> Log:
-    """A logger to stderr, for machines or for a terminal."""
+    """Return a logger to stderr, for machines or for a terminal."""
     return _Logger(sys.stderr, _json_line if as_json else _terminal_line)
 
 
@@ -85,11 +85,11 @@ class Once:
             self._log.warning(event, **fields)
 
     def failure(self, event: str, error: Exception) -> None:
-        """Log an unexpected error, with its place."""
+        """Log an unexpected error, with the file and line that raised it."""
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(frame.filename).name}:{frame.lineno}"
-        if self._is_news(event, f"{place} {type(error).__name__}"):
-            self._log.error(event, error=repr(error), place=place)
+        location = f"{Path(frame.filename).name}:{frame.lineno}"
+        if self._is_news(event, f"{location} {type(error).__name__}"):
+            self._log.error(event, error=repr(error), place=location)
 
     def _is_news(self, event: str, about: str) -> bool:
         logged = self._logged.setdefault(event, set())
@@ -240,7 +240,7 @@ def _json_line(line: _Fields) -> str:
 
 
 def _terminal_line(line: _Fields) -> str:
-    """One line for a person: time, event, then the fields; findings as short reasons."""
+    """Return one line for a person: time, event, then the fields; findings as short reasons."""
     time = str(line.pop("timestamp"))[11:19]
     severity, event = line.pop("severity"), line.pop("event")
     if event == "verdict":
@@ -253,9 +253,9 @@ def _terminal_line(line: _Fields) -> str:
 
 
 def _verdict_in_words(line: _Fields) -> str:
-    place = "/".join(part for part in (line["namespace"], line["pod"], line["container"]) if part)
+    name = "/".join(part for part in (line["namespace"], line["pod"], line["container"]) if part)
     text = (
-        f"{line['level'].upper():10} {one_decimal(line['score']):>5}  {place}"
+        f"{line['level'].upper():10} {one_decimal(line['score']):>5}  {name}"
         f"  {line['cpu_cores']:.2f} cores"
     )
     text += f"  {line['abuse']}" if line["abuse"] else ""

@@ -60,14 +60,14 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
     outcome: str = ""  # done, failed, …
 
     @property
-    def place(self) -> str:
+    def full_name(self) -> str:
         """namespace/pod/container, or the container alone."""
         return "/".join(part for part in (self.namespace, self.pod, self.container) if part)
 
     @property
     def account(self) -> tuple[str, str]:
         """Namespace and owner: by the name alone a tenant could pass for one elsewhere."""
-        return self.namespace, self.owner or self.place
+        return self.namespace, self.owner or self.full_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,9 @@ class Batch:
     """Notices that are sent as one message, and those that it had no room for."""
 
     notices: tuple[Notice, ...]
-    left_out: Mapping[str, int]  # owner or place -> notices dropped since; "": of further owners
+    left_out: Mapping[
+        str, int
+    ]  # owner or full name -> notices dropped since; "": of further owners
 
 
 def in_turn(notices: Iterable[Notice]) -> Iterator[Notice]:
@@ -254,10 +256,10 @@ def _left_out(batch: Batch, code: Callable[[str], str]) -> Iterator[str]:
 
 
 def _sentence(item: Notice, code: Callable[[str], str]) -> str:
-    place = code(item.place)
+    full_name = code(item.full_name)
     claimed = " (claimed)" if item.owner_claimed else ""
     owner = f", owner {code(item.owner)}{claimed}" if item.owner else ""
-    where = f"{place} on node {code(item.node)}{owner}"
+    where = f"{full_name} on node {code(item.node)}{owner}"
     if item.event == "cleared":
         return f"CLEAR again{f', no more {item.abuse}' if item.abuse else ''}: {where}"
     if item.event == ACTION:

@@ -361,7 +361,7 @@ class Metrics:
         return generate_latest(self.registry)
 
     def rules_loaded(self, rules: Iterable[Rule], failures: int, at_s: float) -> None:
-        """Record the rules in force and the number of broken files; ``at_s`` is Unix time."""
+        """Set the rules in force and the number of broken files; ``at_s`` is Unix time."""
         by_maturity = dict.fromkeys(Maturity, 0)
         self._rule_info.clear()
         for rule in rules:
@@ -400,21 +400,21 @@ class Metrics:
         self._gpu.flagged(label(namespace), level, gpu_s, joules)
 
     def gpus_seen(self, figures: GpuFigures) -> None:
-        """Record the GPUs of the node."""
+        """Set the GPUs of the node."""
         self._gpu.figures = figures
 
     def probe_opened(self, probe: str, *, is_on: bool, source: str = "") -> None:
-        """Record whether a configured probe is available, and the source that it uses."""
+        """Set whether a configured probe is available, and the source that it uses."""
         self._probe_up.labels(probe).set(is_on)
         if source:
             self._probe_source.labels(probe, source).set(1)
 
     def worker_is(self, worker: str, *, is_up: bool) -> None:
-        """Record whether a thread of the agent works."""
+        """Set whether a thread of the agent works."""
         self._worker_up.labels(worker).set(is_up)
 
     def text_kept(self, kept_bytes: int, shortened: int) -> None:
-        """Record the size of the kept text, and count further shortened texts."""
+        """Set the size of the kept text, and count further shortened texts."""
         self._kept_text.set(kept_bytes)
         self._shortened_texts.inc(shortened)
 
@@ -429,7 +429,7 @@ class Metrics:
             self._canary.labels(planted)
 
     def canary_seen(self, at_s: float, *, is_own: bool) -> None:
-        """Record a canary, the agent's own or another, found at ``at_s`` (Unix time)."""
+        """Count a canary, the agent's own or another, found at ``at_s`` (Unix time)."""
         if self._canary is not None:
             self._canary.labels("agent" if is_own else "elsewhere").set(at_s)
 
@@ -448,7 +448,7 @@ class Metrics:
         unmapped: int = 0,
         over_bound: int = 0,
     ) -> None:
-        """Record a tick that ended at ``at_s`` (Unix time).
+        """Set the figures of a tick that ended at ``at_s`` (Unix time).
 
         ``unmapped`` containers have no known pod, ``over_bound`` owners have too many cgroups.
         """
@@ -462,5 +462,5 @@ class Metrics:
         self._over_bound.set(over_bound)
 
     def pods_synced(self, at_s: float) -> None:
-        """Record the Unix time of the last sync of the node's pods."""
+        """Set the Unix time of the last sync of the node's pods."""
         self._pods_synced.set(at_s)

@@ -184,7 +184,7 @@ class Receiver:
 
     def _drop(self, item: Notice) -> None:
         self.failures[DROPPED] += 1
-        self._leave_out(item.owner or item.place, 1)
+        self._leave_out(item.owner or item.full_name, 1)
 
     def _leave_out(self, owner: str, count: int) -> None:
         is_named = owner in self._left_out or len(self._left_out) < _MAX_OWNERS

@@ -54,10 +54,10 @@ class _Before:
 
 
 class SinceFile:
-    """Remembers levels. ``note`` is for the thread that ticks, ``since_s`` for many."""
+    """Keeps levels over restarts. ``record`` is for the thread that ticks, ``since_s`` for many."""
 
     def __init__(self, path: Path, boot_id: str, now_s: float) -> None:
-        """Reads what the agent before has left, if that is of use."""
+        """Read what the previous agent wrote, if it is recent and of this boot."""
         self._path = path
         self._boot_id = boot_id
         self._until_s = now_s + _GRACE_S
@@ -73,7 +73,7 @@ class SinceFile:
         return min(before.since_s, verdict.since_s)
 
     def record(self, flagged: Iterable[Verdict], now_s: float) -> None:
-        """Record the verdicts of a tick; write them if they changed. Raises OSError."""
+        """Take the verdicts of a tick; write them to the file if they changed. Raises OSError."""
         now = {_name(verdict.container): verdict for verdict in flagged}
         kept = {}
         for name, before in self._before.items():

@@ -21,7 +21,7 @@ _MAX_REDACTED_CHARS = 8192
 
 
 def printable(text: str, limit: int | None = None) -> str:
-    """``text`` on one line and without power over a terminal; cut to ``limit`` characters.
+    """Return ``text`` on one line, without power over a terminal, cut to ``limit`` characters.
 
     Control and format characters (newlines, escapes, bidirectional overrides), spaces that are
     not the ordinary one, and heaps of marks on one letter become visible escapes, so that what is
@@ -35,7 +35,7 @@ def printable(text: str, limit: int | None = None) -> str:
 
 
 def shortened(text: str, limit: int) -> str:
-    """``text``, or if it is longer than ``limit`` characters its two ends around a mark.
+    """Return ``text``, or if it is longer than ``limit`` characters its two ends around a mark.
 
     Both ends, because padding can push what matters past any limit on one of them.
     """

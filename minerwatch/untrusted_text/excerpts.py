@@ -34,9 +34,9 @@ def matched_words(text: str, spans: Sequence[Span]) -> str:
         return "…"
     starts = [start for start, _ in words]
     touched = {
-        place
+        index
         for start, end in spans
-        for place in range(
+        for index in range(
             max(0, bisect_right(starts, start) - 1),
             max(1, bisect_right(starts, max(start, end - 1))),
         )
@@ -75,16 +75,16 @@ def _surroundings(text: str, span: Span) -> tuple[str, Sequence[Span]]:
 
 
 def _last_blank(text: str, start: int, end: int) -> int | None:
-    places = [text.rfind(blank, start, end) for blank in _BLANK_CHARS]
-    return max(places) if max(places) >= 0 else None
+    indexes = [text.rfind(blank, start, end) for blank in _BLANK_CHARS]
+    return max(indexes) if max(indexes) >= 0 else None
 
 
-def _joined(words: Sequence[str], places: Sequence[int], hit: str) -> str:
+def _joined(words: Sequence[str], indexes: Sequence[int], hit: str) -> str:
     out = ""
-    for place in places:
+    for index in indexes:
         if out:
-            out += " " if place - 1 in places else " … "
-        out += words[place]
+            out += " " if index - 1 in indexes else " … "
+        out += words[index]
         if len(out) > MAX_EXCERPT_CHARS:
             break
     if len(out) <= MAX_EXCERPT_CHARS:

@@ -114,29 +114,29 @@ class _Line:
     def _ends_of_arguments(self) -> list[int]:
         """Return for each word where the next argument begins."""
         ends = [len(self._starts)] * len(self._starts)
-        for place in range(len(ends) - 2, -1, -1):
-            ends[place] = place + 1 if self._starts[place + 1] else ends[place + 1]
+        for index in range(len(ends) - 2, -1, -1):
+            ends[index] = index + 1 if self._starts[index + 1] else ends[index + 1]
         return ends
 
     def masked(self) -> str:
-        place = 0
-        while place < len(self._words):
-            place = max(self._step(place), place + 1)
+        index = 0
+        while index < len(self._words):
+            index = max(self._step(index), index + 1)
         pieces = zip(self._opening, self._out, self._blanks, strict=True)
         return "".join(text for piece in pieces for text in piece)
 
-    def _step(self, place: int) -> int:
-        """Mask what stands at ``place``; return where to go on."""
-        word = self._words[place]
+    def _step(self, index: int) -> int:
+        """Mask what stands at ``index``; return where to go on."""
+        word = self._words[index]
         if word in _ENDS_OF_COMMAND:
             self._active, self._counters = (), []
-            return place + 1
+            return index + 1
         self._activate_program(word)
         if _SLASH_OPTION.match(word):
-            return self._mask_from(place, word.index(":") + 1)
+            return self._mask_from(index, word.index(":") + 1)
         is_option = len(word) > 1 and word[0] == "-"
-        after = self._mask_option(place) if is_option else self._mask_bare(place)
-        return after or self._mask_within(place)
+        after = self._mask_option(index) if is_option else self._mask_bare(index)
+        return after or self._mask_within(index)
 
     # What the words before say.
 
@@ -146,45 +146,45 @@ class _Line:
             if secrets not in self._active and secrets.beside in ("", *self._all_words):
                 self._active += (secrets,)
 
-    def _mask_option(self, place: int) -> int:
+    def _mask_option(self, index: int) -> int:
         """Mask the value of an option that takes a secret; 0: it is none, or it holds its value."""
-        word = self._words[place]
+        word = self._words[index]
         for secrets in self._active:
-            after = self._mask_known_option(place, secrets)
+            after = self._mask_known_option(index, secrets)
             if after:
                 return after
-        if word in _LOGINS and self._has_value(place + 1) and ":" in self._words[place + 1]:
-            return self._mask_login(place + 1)
+        if word in _LOGINS and self._has_value(index + 1) and ":" in self._words[index + 1]:
+            return self._mask_login(index + 1)
         option, is_assigned, value = word.partition("=")
         if is_assigned and option in _LOGINS and ":" in value:
-            return self._mask_login(place, len(option) + 1)
+            return self._mask_login(index, len(option) + 1)
         name = word.lstrip("-")
         is_name = len(name) > 1 and "=" not in name and ":" not in name and takes_value(name)
         if is_name and secrecy(name) is not Secrecy.NONE:
-            return self._mask_value(place + 1, secrecy(name))
-        if len(word) == 2 and self._has_value(place + 1) and _is_password(self._words[place + 1]):
-            return self._mask_unit(place + 1)
+            return self._mask_value(index + 1, secrecy(name))
+        if len(word) == 2 and self._has_value(index + 1) and _is_password(self._words[index + 1]):
+            return self._mask_unit(index + 1)
         return 0
 
-    def _mask_known_option(self, place: int, secrets: Secrets) -> int:
-        word = self._words[place]
+    def _mask_known_option(self, index: int, secrets: Secrets) -> int:
+        word = self._words[index]
         if word in secrets.options:
-            return self._mask_unit(place + 1)
+            return self._mask_unit(index + 1)
         if word in secrets.logins:
-            return self._mask_login(place + 1)
+            return self._mask_login(index + 1)
         name, is_assigned, _ = word.partition("=")
         if is_assigned and name in secrets.options:
-            return self._mask_from(place, len(name) + 1)
+            return self._mask_from(index, len(name) + 1)
         if is_assigned and name in secrets.logins and word[1] == "-":
-            return self._mask_login(place, len(name) + 1)
-        return self._mask_attached(place, secrets)
+            return self._mask_login(index, len(name) + 1)
+        return self._mask_attached(index, secrets)
 
-    def _mask_attached(self, place: int, secrets: Secrets) -> int:
-        """``-pSECRET``, ``-uUSER:SECRET``, ``-sSu USER:SECRET``."""
-        word = self._words[place]
+    def _mask_attached(self, index: int, secrets: Secrets) -> int:
+        """Mask in ``-pSECRET``, ``-uUSER:SECRET``, ``-sSu USER:SECRET``."""
+        word = self._words[index]
         attached = next((each for each in secrets.attached if word.startswith(each)), "")
         if attached and len(word) > len(attached):
-            return self._mask_from(place, len(attached))
+            return self._mask_from(index, len(attached))
         if (
             word[1] == "-"
             or word in _LONG_OPTIONS
@@ -193,33 +193,33 @@ class _Line:
             return 0
         first, last = word[:2], f"-{word[-1]}"
         if first in secrets.options:
-            return self._mask_from(place, 2)
+            return self._mask_from(index, 2)
         if first in secrets.logins:
-            return self._mask_login(place, 2)
+            return self._mask_login(index, 2)
         if _CLUSTER.fullmatch(word) and last in secrets.options:
-            return self._mask_unit(place + 1)
+            return self._mask_unit(index + 1)
         if _CLUSTER.fullmatch(word) and last in secrets.logins:
-            return self._mask_login(place + 1)
+            return self._mask_login(index + 1)
         return 0
 
-    def _mask_bare(self, place: int) -> int:
-        """Mask a word that is a secret by its place, or what stands after a name; 0: neither."""
-        word = self._words[place].strip(_AROUND)
+    def _mask_bare(self, index: int) -> int:
+        """Mask a word that is a secret by its position, or what follows a name; 0: neither."""
+        word = self._words[index].strip(_AROUND)
         if self._is_counted(word):
-            return self._mask_unit(place)
+            return self._mask_unit(index)
         if word in _SENDING and any(word in each.words for each in self._active):
-            return self._mask_until(place + 1, _AFTER_SENDING)
+            return self._mask_until(index + 1, _AFTER_SENDING)
         if word == "<<<":
-            return self._mask_unit(place + 1)
+            return self._mask_unit(index + 1)
         if word in ("echo", "printf") and self._takes_piped:
-            return self._mask_until(place + 1, _ENDS_OF_COMMAND)
+            return self._mask_until(index + 1, _ENDS_OF_COMMAND)
         if any(word in each.words for each in self._active):
-            return self._mask_unit(place + 1)
+            return self._mask_unit(index + 1)
         if any(each.has_slash_login for each in self._active):
             user, slash, _ = word.partition("/")
             if slash and user:
-                return self._mask_from(place, len(user) + 1, until="@")
-        return self._mask_after_name(place)
+                return self._mask_from(index, len(user) + 1, until="@")
+        return self._mask_after_name(index)
 
     def _is_counted(self, word: str) -> bool:
         is_secret = False
@@ -228,14 +228,14 @@ class _Line:
             is_secret = is_secret or count[0] in wanted
         name = word.rpartition("/")[2].partition(".")[0]
         for secrets in self._active:
-            if name in secrets.places:
-                self._counters = [*self._counters[-_MAX_COUNTED:], (secrets.places[name], [0])]
+            if name in secrets.positions:
+                self._counters = [*self._counters[-_MAX_COUNTED:], (secrets.positions[name], [0])]
         return is_secret
 
-    def _mask_after_name(self, place: int) -> int:
-        """``password hunter2``, ``aws_secret_access_key X``, ``name = value``; 0: it is no name."""
-        word = self._words[place].strip(QUOTES).removeprefix("+")  # game servers' options
-        after = place + 1
+    def _mask_after_name(self, index: int) -> int:
+        """Mask in ``password hunter2``, ``secret_key X``, ``name = value``; 0: it is no name."""
+        word = self._words[index].strip(QUOTES).removeprefix("+")  # game servers' options
+        after = index + 1
         is_token = self._has_token and next(tokens(word), None) is not None
         if not self._has_value(after) or len(word) > MAX_NAME_CHARS or is_token:
             return 0
@@ -248,7 +248,7 @@ class _Line:
         is_assigned = self._words[after] in ("=", ":", ":=", "=>")
         is_bare_name = _VARIABLE.fullmatch(word) or word.lower().lstrip("_") in _BARE_NAMES
         is_name = is_assigned or is_bare_name or _COMPOUND.fullmatch(word)
-        if not is_name or (place == 0 and not is_assigned) or word.startswith((".", "/", "~")):
+        if not is_name or (index == 0 and not is_assigned) or word.startswith((".", "/", "~")):
             return 0
         found = secrecy(word)
         if found is Secrecy.NONE or (not is_assigned and is_plain(word) and "." in word):
@@ -257,9 +257,9 @@ class _Line:
 
     # What a word holds.
 
-    def _mask_within(self, place: int) -> int:
-        word = self._words[place]
-        after = self._mask_key_block(place)
+    def _mask_within(self, index: int) -> int:
+        word = self._words[index]
+        after = self._mask_key_block(index)
         if after:
             return after
         spans: list[tuple[int, int]] = [*tokens(word)] if self._has_token else []
@@ -267,7 +267,7 @@ class _Line:
             spans += address_spans(word)
         if "value" in word:
             spans += paired_values(word)
-        after = place + 1
+        after = index + 1
         for start, end, found in named_values(word):
             value = word[start:].strip("\\" + QUOTES).lower()
             if value in SCHEMES or (not value and start < len(word) and word[-1] == "\\"):
@@ -276,22 +276,22 @@ class _Line:
                 after = self._mask_value(after, found)
                 break
             if end is None:
-                self._out[place] = with_masks(word, spans)
-                after = self._mask_from(place, start, keeping=self._out[place])
-                return self._fill(after, self._ends[place]) if self._starts[place] else after
+                self._out[index] = with_masks(word, spans)
+                after = self._mask_from(index, start, keeping=self._out[index])
+                return self._fill(after, self._ends[index]) if self._starts[index] else after
             spans.append((start, end))
         if not is_plain_path(word):
             spans += random_words(word)
-        self._out[place] = with_masks(word, spans)
+        self._out[index] = with_masks(word, spans)
         return after
 
-    def _mask_key_block(self, place: int) -> int:
-        """A PEM block, its lines being words: up to its end, or as far as it looks like one."""
-        word = self._words[place]
+    def _mask_key_block(self, index: int) -> int:
+        """Mask a PEM block, whose lines are words: to its end, or as far as it looks like one."""
+        word = self._words[index]
         start = word.find("-----BEGIN")
         if start < 0:
             return 0
-        end, self._out[place] = place + 1, word[:start] + MASK
+        end, self._out[index] = index + 1, word[:start] + MASK
         is_in_mark = "-----" not in word[start + 5 :]
         while end < len(self._words) and (is_in_mark or _in_key_block(self._words[end])):
             each = self._words[end]
@@ -302,80 +302,80 @@ class _Line:
 
     # Masking.
 
-    def _has_value(self, place: int) -> bool:
-        return place < len(self._words)
+    def _has_value(self, index: int) -> bool:
+        return index < len(self._words)
 
-    def _mask_value(self, place: int, found: Secrecy) -> int:
+    def _mask_value(self, index: int, found: Secrecy) -> int:
         """Mask the value of a name; go on past a scheme, and over a cookie's parts."""
-        if not self._has_value(place):
-            return place
-        if self._words[place].strip("\\:=" + QUOTES).lower() in SCHEMES:
-            return self._mask_value(place + 1, Secrecy.SURE)
-        word = self._words[place]
-        whole = self._ends[place] - place if self._starts[place] else 1
+        if not self._has_value(index):
+            return index
+        if self._words[index].strip("\\:=" + QUOTES).lower() in SCHEMES:
+            return self._mask_value(index + 1, Secrecy.SURE)
+        word = self._words[index]
+        whole = self._ends[index] - index if self._starts[index] else 1
         if whole == 1 and (len(word) == 1 or _OPTION.fullmatch(word)):
-            return place
+            return index
         if found is Secrecy.DOUBTFUL and whole == 1 and is_plain(word.strip(QUOTES + ",;")):
-            return place
-        end = self._mask_unit(place)
+            return index
+        end = self._mask_unit(index)
         while self._words[end - 1].endswith(";") and end < len(self._words):
             if "=" not in self._words[end]:
                 break
             end = self._mask_unit(end)
         return end
 
-    def _mask_unit(self, place: int) -> int:
+    def _mask_unit(self, index: int) -> int:
         """Mask a whole argument, or within one a word or what stands in quotes."""
-        if not self._has_value(place):
-            return place
-        if self._starts[place] and self._ends[place] > place + 1:
-            return self._fill(place, self._ends[place])
-        return self._mask_from(place, 0)
+        if not self._has_value(index):
+            return index
+        if self._starts[index] and self._ends[index] > index + 1:
+            return self._fill(index, self._ends[index])
+        return self._mask_from(index, 0)
 
-    def _mask_login(self, place: int, start: int = 0) -> int:
+    def _mask_login(self, index: int, start: int = 0) -> int:
         """Mask what follows the user; what a wallet or pool is called stays."""
-        if not self._has_value(place):
-            return place
-        word = self._words[place]
+        if not self._has_value(index):
+            return index
+        word = self._words[index]
         coin = _COIN.match(word, start)
         if coin is not None and is_wallet(word[coin.end() :]):
             start = coin.end()
         ends = (word.find(each, start) + 1 for each in _LOGIN_ENDS)
         end = next((each for each in ends if each > start), 0)
         if not 0 < end < len(word) or word.startswith("//", end) or _IDS.fullmatch(word[start:]):
-            return self._mask_within(place)
-        return self._mask_from(place, end)
+            return self._mask_within(index)
+        return self._mask_from(index, end)
 
-    def _mask_from(self, place: int, start: int, *, until: str = "", keeping: str = "") -> int:
+    def _mask_from(self, index: int, start: int, *, until: str = "", keeping: str = "") -> int:
         """Mask a word's end from ``start`` on, and all that is in the quotes that open there."""
-        word = self._words[place]
+        word = self._words[index]
         before = keeping[: len(keeping) - len(word) + start] if keeping else word[:start]
         value = word[start:].lstrip("\\")
         quote = value[:1] if value[:1] in QUOTES and value[:1] else ""
         stop = word.find(until, start) if until else -1
-        self._out[place] = before + MASK + (word[stop:] if stop >= 0 else "")
+        self._out[index] = before + MASK + (word[stop:] if stop >= 0 else "")
         if not quote or quote in value[1:]:
-            return place + 1
-        close = self._closing[quote][place + 1]
-        return self._fill(place + 1, len(self._words) if close is None else close + 1)
+            return index + 1
+        close = self._closing[quote][index + 1]
+        return self._fill(index + 1, len(self._words) if close is None else close + 1)
 
-    def _mask_until(self, place: int, ends: frozenset[str]) -> int:
-        end = place
+    def _mask_until(self, index: int, ends: frozenset[str]) -> int:
+        end = index
         while end < len(self._words) and self._words[end] not in ends:
             end += 1
             if self._words[end - 1].endswith(";"):
                 break
-        return self._fill(place, end)
+        return self._fill(index, end)
 
     def _fill(self, start: int, end: int) -> int:
         self._out[start:end] = [MASK] * (end - start)
         return end
 
     def _next_with(self, quote: str) -> list[int | None]:
-        """Return for each word which is the first from there on that has ``quote`` in it."""
+        """Return for each word the index of the first from there on that has ``quote`` in it."""
         following: list[int | None] = [None] * (len(self._words) + 1)
-        for place in range(len(self._words) - 1, -1, -1):
-            following[place] = place if quote in self._words[place] else following[place + 1]
+        for index in range(len(self._words) - 1, -1, -1):
+            following[index] = index if quote in self._words[index] else following[index + 1]
         return following
 
 

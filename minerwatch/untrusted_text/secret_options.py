@@ -154,7 +154,7 @@ class Secrets:
     attached: frozenset[str] = frozenset()
     logins: frozenset[str] = frozenset()
     words: frozenset[str] = frozenset()
-    places: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    positions: Mapping[str, frozenset[int]] = field(default_factory=dict)
     has_slash_login: bool = False
 
 
@@ -174,11 +174,11 @@ def _parsed() -> dict[str, tuple[Secrets, ...]]:
 
 
 def _secrets(entries: Sequence[str], beside: str) -> Secrets:
-    places: dict[str, set[int]] = {}
+    positions: dict[str, set[int]] = {}
     for entry in entries:
         if entry[0] == ">" and entry != ">/":
             word = entry[1:].rstrip("0123456789")
-            places.setdefault(word, set()).add(int(entry[1 + len(word) :] or 1))
+            positions.setdefault(word, set()).add(int(entry[1 + len(word) :] or 1))
     options = [entry for entry in entries if entry[0] == "-"]
     return Secrets(
         beside=beside,
@@ -186,7 +186,7 @@ def _secrets(entries: Sequence[str], beside: str) -> Secrets:
         attached=frozenset(each[:-1] for each in options if each[-1] == "*") or _NONE,
         logins=frozenset(each[:-1] for each in options if each[-1] == "@") or _NONE,
         words=frozenset(entry[1:] for entry in entries if entry[0] == "=") or _NONE,
-        places={word: frozenset(at) for word, at in places.items()},
+        positions={word: frozenset(at) for word, at in positions.items()},
         has_slash_login=">/" in entries,
     )
 

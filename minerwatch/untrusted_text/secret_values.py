@@ -73,7 +73,7 @@ _PATH_STARTS = ("/", "./", "../", "~/", "~", "$", "@", "{{", "file:", "<")
 
 
 def secrecy(name: str) -> Secrecy:
-    """Return how sure it is that what ``name`` names is a secret."""
+    """Return how likely the value of ``name`` is a secret."""
     return _secrecy(name[-MAX_NAME_CHARS:])  # no more of it is kept
 
 
@@ -99,7 +99,7 @@ def takes_value(name: str) -> bool:
 
 
 def is_plain(value: str) -> bool:
-    """Return True for a path, a file, a number or an ordinary word: what a key's name goes with."""
+    """Return True for a path, a file, a number or an ordinary word: no secret."""
     if len(value) > 256 or not value:
         return not value
     if value.startswith(_PATH_STARTS) and not value.startswith("$argon"):
@@ -188,7 +188,7 @@ def paired_values(word: str) -> Iterator[tuple[int, int]]:
 
 
 def _is_no_value(word: str, separator: re.Match[str], name: str) -> bool:
-    """A scheme, a host before its port, an image's tag; or no XML, where ``>`` asks for some."""
+    """Return True for a scheme, a port, an image's tag, and after a ``>`` that is no XML's."""
     start, kind = separator.end(), separator[0]
     if kind == ">":
         return word[: separator.start() - len(name)][-1:] != "<"
@@ -217,8 +217,8 @@ def _value_end(word: str, start: int, before: str, *, is_quoted: bool) -> int | 
 
 
 def _first_of(word: str, ends: str, start: int) -> int:
-    places = [place for place in (word.find(end, start) for end in ends) if place >= 0]
-    return min(places, default=len(word))
+    found = [at for at in (word.find(end, start) for end in ends) if at >= 0]
+    return min(found, default=len(word))
 
 
 def address_spans(word: str) -> Iterator[tuple[int, int]]:
@@ -234,7 +234,7 @@ def address_spans(word: str) -> Iterator[tuple[int, int]]:
             past = match.start(3)
         elif match[2] is None:
             yield match.span(3)
-            if match[3] in ("", "x-oauth-basic"):  # the token is in the user's place
+            if match[3] in ("", "x-oauth-basic"):  # the token stands instead of the user
                 yield match.span(1)
         elif match[1] and not is_pool:
             yield match.span(1)
@@ -245,7 +245,7 @@ def address_spans(word: str) -> Iterator[tuple[int, int]]:
 
 
 def with_masks(word: str, spans: Iterable[tuple[int, int]]) -> str:
-    """Return ``word`` with the mask in place of each span."""
+    """Return ``word`` with the mask instead of each span."""
     pieces, past = [], 0
     for start, end in sorted(spans):
         if end <= past:

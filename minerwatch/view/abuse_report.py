@@ -85,8 +85,8 @@ class Delay(msgspec.Struct, frozen=True, kw_only=True):
     longest_s: float | None
 
 
-class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A node and how much of the time its record covers."""
+class NodeCoverage(msgspec.Struct, frozen=True, kw_only=True):
+    """A node and how much of the time its journal covers."""
 
     node: str
     recorded_s: float
@@ -139,7 +139,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     actions: tuple[ActionCount, ...]
     incidents: tuple[ReportedIncident, ...]  # all, the worst first
     days: tuple[Day, ...]
-    nodes: tuple[NodeRecord, ...]
+    nodes: tuple[NodeCoverage, ...]
     missing: tuple[MissingNode, ...]
     recorded_share: float | None  # of the time of the nodes that are not missing
     prices: Prices | None
@@ -159,7 +159,7 @@ def report(
     measured: Measured | None = None,
 ) -> Report:
     """Add up ``histories``; without ``prices`` those that all agents agree on."""
-    unread = tuple(MissingNode(each.node, each.reason) for each in missing)
+    missing_nodes = tuple(MissingNode(each.node, each.reason) for each in missing)
     if prices is None:
         prices = _common_prices(histories)
     incidents = _reported(histories, namespace, prices)
@@ -186,7 +186,7 @@ def report(
         incidents=tuple(incidents),
         days=tuple(_days(histories)),
         nodes=tuple(
-            NodeRecord(
+            NodeCoverage(
                 node=each.node,
                 recorded_s=each.recorded_s,
                 recorded_share=round(min(1.0, each.recorded_s / window_s), 4),
@@ -195,10 +195,10 @@ def report(
             )
             for each in histories
         ),
-        missing=unread,
+        missing=missing_nodes,
         recorded_share=_share([each.recorded_s for each in histories], window_s),
         prices=prices,
-        notes=tuple(_notes(histories, unread, abuse, window_s)),
+        notes=tuple(_notes(histories, missing_nodes, abuse, window_s)),
     )
 
 

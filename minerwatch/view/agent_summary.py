@@ -30,7 +30,7 @@ def rule_count(agent: AgentStatus) -> int:
 
 
 def agents_line(agents: Sequence[AgentStatus]) -> str:
-    """``agent 0.1.0 · 112 rules · mode observe``; where agents differ, how many of each. "": none.
+    """Return ``agent 0.1.0 · 112 rules · mode observe``, or counts where agents differ.
 
     The most frequent comes first.
     """
@@ -75,7 +75,7 @@ def _listed(nodes: Sequence[str], most: int | None) -> str:
 
 
 def _variants(words: Iterable[str]) -> str:
-    """``a`` where all are alike, else ``a (998), b (2)``."""
+    """Return ``a`` where all are alike, else ``a (998), b (2)``."""
     counts = Counter(words).most_common()
     if len(counts) == 1:
         return counts[0][0]

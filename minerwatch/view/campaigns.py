@@ -96,7 +96,7 @@ class Campaign:
     others: Mapping[Kind, int]  # how many different values they have of the other kinds
 
     def __str__(self) -> str:
-        """``50 pods of owner X (one image, one wallet)``, escaped for a terminal."""
+        """Return ``50 pods of owner X (one image, one wallet)``, escaped for a terminal."""
         sentence = _SENTENCES[self.trait.kind].format(_shown(self.trait))
         shared = ", ".join(_counted(count, kind) for kind, count in self.others.items())
         what = "pods" if any(status.pod for status in self.members) else "containers"
@@ -111,17 +111,17 @@ def campaigns(statuses: Iterable[ContainerStatus]) -> tuple[Campaign, ...]:
     are suspicious by what they compute are joined by its code.
     """
     every = [*statuses]
-    left = {place: has for place, has in enumerate(_traits_that_join(every)) if has[1]}
+    left = {index: has for index, has in enumerate(_traits_that_join(every)) if has[1]}
     found: list[Campaign] = []
     while (shared := _shared(left)) and len(found) < _MAX_CAMPAIGNS:
         best = max(shared, key=lambda trait: _rank(trait, shared[trait]))
-        members = [place for place, (_, has) in left.items() if best in has]
-        found.append(_campaign(best, [left.pop(place) for place in members]))
+        members = [index for index, (_, has) in left.items() if best in has]
+        found.append(_campaign(best, [left.pop(index) for index in members]))
     return tuple(sorted(found, key=lambda campaign: -campaign.pods))
 
 
 def campaign_of(status: ContainerStatus, among: Iterable[Campaign]) -> Campaign | None:
-    """The campaign that ``status`` is part of."""
+    """Return the campaign that ``status`` is part of."""
     return next((campaign for campaign in among if status in campaign.members), None)
 
 

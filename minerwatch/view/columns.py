@@ -12,7 +12,7 @@ from minerwatch.kinds import Level, Signal
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.executed_code import one_word
 from minerwatch.view.lines import fitted
-from minerwatch.view.selection import abuse_of, limit_share, place
+from minerwatch.view.selection import abuse_of, full_name, limit_share
 
 NOTHING = "-"
 NAME = "CONTAINER"
@@ -65,7 +65,7 @@ def reasons(status: ContainerStatus) -> str:
 
 
 def tags(status: ContainerStatus) -> str:
-    """The signals behind its score as short words, strongest first: ``id+behav``."""
+    """Return the signals behind its score as words, strongest first: ``id+behav``."""
     ranked = sorted(status.signals.items(), key=lambda item: (-item[1], item[0]))
     return "+".join(TAGS.get(signal) or printable(signal, 8) for signal, _ in ranked)
 
@@ -117,7 +117,7 @@ AGE_COLUMN = Column(
     leaves=3,
     is_number=True,
 )
-NAME_COLUMN = Column(NAME, lambda status, _: printable(place(status), NAME_LENGTH))
+NAME_COLUMN = Column(NAME, lambda status, _: printable(full_name(status), NAME_LENGTH))
 OWNER_COLUMN = Column("OWNER", lambda status, _: _named(status.owner, _OWNER_WIDTH), leaves=6)
 IMAGE_COLUMN = Column("IMAGE", lambda status, _: _named(status.image, _IMAGE_WIDTH), leaves=1)
 NODE_COLUMN = Column("NODE", lambda status, _: _named(status.node, _OWNER_WIDTH), leaves=5)

@@ -42,7 +42,7 @@ _RANK = (Outcome.WITHDRAWN, Outcome.FAILED, Outcome.REFUSED, Outcome.UNKNOWN, Ou
 def cull_text(answer: CullAnswer) -> str:
     """Return the decision with all reasons, the exact request and its outcome."""
     lines = [
-        f"{_place(answer.namespace, answer.pod, answer.container)} on node {_name(answer.node)}",
+        f"{_names(answer.namespace, answer.pod, answer.container)} on node {_name(answer.node)}",
         f"{printable(answer.level, 16).upper()}, score {answer.score:g} of 100"
         + (f", owner {_name(answer.owner)}" if answer.owner else ""),
         "",
@@ -74,7 +74,7 @@ def decision_lines(answer: CullAnswer) -> list[str]:
 def release_text(answer: ReleaseAnswer) -> str:
     """Return what was undone and what could not be."""
     lines = [
-        f"{_place(answer.namespace, answer.pod, answer.container)} is released: no further actions."
+        f"{_names(answer.namespace, answer.pod, answer.container)} is released: no further actions."
     ]
     if answer.resumed:
         pids = ", ".join(map(str, answer.resumed))
@@ -189,9 +189,9 @@ def _update_outcome(candidate: _Candidate, outcome: Outcome, line: AuditLine) ->
 
 def _row(candidate: _Candidate) -> str:
     decision = candidate.decision
-    place = _place(decision.namespace, decision.pod, decision.container)
+    full_name = _names(decision.namespace, decision.pod, decision.container)
     owner = f" ({_name(decision.owner)})" if decision.owner else ""
-    return f"{printable(candidate.at[:19], 19)}Z  {place}{owner}  {_result(candidate)}"
+    return f"{printable(candidate.at[:19], 19)}Z  {full_name}{owner}  {_result(candidate)}"
 
 
 def _result(candidate: _Candidate) -> str:
@@ -223,7 +223,7 @@ def _done(action: str) -> str:
     return _DONE.get(action, "acted on")
 
 
-def _place(namespace: str, pod: str, container: str) -> str:
+def _names(namespace: str, pod: str, container: str) -> str:
     if pod and not namespace:  # on a host the name is whole
         return _name(pod)
     parts = (namespace, pod, container) if pod else (container,)

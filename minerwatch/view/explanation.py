@@ -24,7 +24,7 @@ from minerwatch.view.executed_code import sentence
 from minerwatch.view.gpu_text import gpu_sentence, process_gpus
 from minerwatch.view.lines import Line, rendered, wrapped
 from minerwatch.view.score import BUSY_CORES, is_held, score_lines
-from minerwatch.view.selection import abuse_of, limit_share, place
+from minerwatch.view.selection import abuse_of, full_name, limit_share
 from minerwatch.view.verdict_sentence import sentence_of
 
 PROCESSES = "Processes (* has findings; then the busiest)"
@@ -120,7 +120,7 @@ def explanation(
     colour: bool = False,
     campaign: Campaign | None = None,
 ) -> str:
-    """A sentence to pass on, the evidence, what it does not prove, and what to do next.
+    """Return a sentence to pass on, the evidence, what it does not prove, and what to do.
 
     Escaped; what the agent did not mask is shown. Long lines are broken at ``width`` columns; None:
     they are not. ``campaign`` is what the container is part of.
@@ -138,7 +138,7 @@ def headline(status: ContainerStatus, now: datetime, width: int | None) -> list[
     """Return the name, the verdict, and what the verdict means."""
     meaning = _HELD if is_held(status) else _MEANINGS.get(status.level, "")
     return [
-        Text(printable(place(status), _NAME_LENGTH), "bold"),
+        Text(printable(full_name(status), _NAME_LENGTH), "bold"),
         Text.assemble(
             (printable(status.level, 16).upper(), LEVEL_STYLES.get(status.level, "bold")),
             f", score {status.score:g} of 100, for {_since(status.since, now)}",
@@ -375,7 +375,7 @@ def _culling(status: ContainerStatus, now: datetime) -> Iterator[Line]:
 
 def _pod_target(status: ContainerStatus) -> str:
     if status.kind in (ContainerKind.ENGINE.value, ContainerKind.UNIT.value):
-        return _word(place(status))
+        return _word(full_name(status))
     namespace, pod = _word(status.namespace), _word(status.pod)
     return f"{namespace}/{pod}" if namespace and pod else ""
 
@@ -429,7 +429,7 @@ def _short_id(status: ContainerStatus) -> str:
 
 
 def _word(text: str) -> str:
-    """``text`` as one word of a shell command, "" if it cannot be pasted without harm."""
+    """Return ``text`` as one word of a shell command; "" if it is unsafe to paste."""
     is_harmless = text == printable(text, _NAME_LENGTH) and not text.startswith("-")
     return shlex.quote(text) if text and is_harmless else ""
 

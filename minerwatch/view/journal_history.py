@@ -31,7 +31,7 @@ _CLEAR = Level.CLEAR.label
 class ContainerHistory:
     """CPU usage of one container."""
 
-    place: str
+    full_name: str
     owner: str
     level: str = _CLEAR  # the highest
     core_s: float = 0.0
@@ -124,8 +124,8 @@ def _container(summed: History, usage: Usage) -> ContainerHistory:
     """Return the container's history; where there are too many, those with least give way."""
     found = summed.containers.get(usage.key)
     if found is None:
-        place = "/".join(filter(None, (usage.namespace, usage.pod, usage.container)))
-        found = ContainerHistory(place, usage.owner)
+        full_name = "/".join(filter(None, (usage.namespace, usage.pod, usage.container)))
+        found = ContainerHistory(full_name, usage.owner)
         if len(summed.containers) >= 2 * _MAX_CONTAINERS:  # seldom: to find them takes time
             _drop_least(summed)
         summed.containers[usage.key] = found

@@ -29,20 +29,20 @@ def fitted(text: str, width: int) -> str:
 
 
 def cut(text: str, width: int) -> str:
-    """``text`` in at most ``width`` columns; its end goes."""
+    """Cut the end of ``text`` so that it fits ``width`` columns."""
     if width <= 0:
         return ""
     return text if cell_len(text) <= width else _start(text, width - 1) + "…"
 
 
 def padded(text: str, width: int, *, to_the_right: bool = False) -> str:
-    """``text`` with the spaces that fill ``width`` columns."""
+    """Return ``text`` with the spaces that fill ``width`` columns."""
     space = " " * max(0, width - cell_len(text))
     return space + text if to_the_right else text + space
 
 
 def wrapped(text: str, width: int | None) -> list[str]:
-    """``text`` in lines of at most ``width`` columns, broken at spaces where there are any.
+    """Break ``text`` into lines of at most ``width`` columns, at spaces if there are any.
 
     None: one line.
     """
@@ -59,7 +59,7 @@ def wrapped(text: str, width: int | None) -> list[str]:
 
 
 def rendered(lines: Iterable[Text], *, colour: bool) -> str:
-    """The lines as they are sent to a terminal, or without colours to a file."""
+    """Return the lines as they are sent to a terminal, or without colours to a file."""
     drawing = io.StringIO()
     console = Console(
         file=drawing,

@@ -63,7 +63,7 @@ def overview(
     width: int | None,
     colour: bool,
 ) -> str:
-    """``shown`` as a table, below what it was chosen from.
+    """Return ``shown`` as a table, below totals of all that it was chosen from.
 
     ``coverage`` is the cluster's; None: this node alone. ``machine`` has its totals, if it was
     sampled here. ``width`` as for a table.
@@ -114,7 +114,7 @@ def coverage_lines(coverage: Coverage, *, names: int | None = None) -> list[str]
 
 
 def missing_lines(missing: Sequence[Unanswered], *, names: int | None = None) -> list[str]:
-    """One line for each reason, with the nodes that it is for; at most ``names`` by name."""
+    """Return a line for each reason with its nodes, at most ``names`` of them by name."""
     by_reason: dict[str, list[Unanswered]] = {}
     for each in missing:
         by_reason.setdefault(each.reason, []).append(each)

@@ -43,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A part with a table; ``empty`` stands in its place if there is no row."""
+    """A part with a table; ``empty`` is shown instead if there is no row."""
 
     title: str
     columns: tuple[Column, ...]
@@ -150,7 +150,7 @@ def seconds(value: float | None) -> str:
     return UNKNOWN if value is None else duration(value)
 
 
-def place_of(incident: ReportedIncident) -> str:
+def name_of(incident: ReportedIncident) -> str:
     """Return namespace, pod and container."""
     parts = (incident.namespace, incident.pod, incident.container)
     return "/".join(part for part in parts if part)
@@ -321,7 +321,7 @@ def _incident_columns(report: Report) -> tuple[Column, ...]:
 def _incident_row(each: ReportedIncident, report: Report) -> Row:
     return Row(
         (
-            Name(place_of(each)),
+            Name(name_of(each)),
             Name(each.node),
             Name(each.owner or "-"),
             Name(each.abuse or UNKNOWN),
@@ -355,7 +355,7 @@ def _released(report: Report, most: int) -> Table:
     rows = (
         Row(
             (
-                Name(place_of(each)),
+                Name(name_of(each)),
                 Name(each.node),
                 Name(each.owner or "-"),
                 Name(each.level),

@@ -20,7 +20,7 @@ _RANKS: dict[str, Callable[[ContainerStatus], float | str | tuple[bool, float]]]
     "limit": lambda status: -(limit_share(status) or 0.0),
     "throttled": lambda status: -(status.throttled_share or 0.0),
     "age": lambda status: status.started or status.since,
-    "name": lambda status: place(status).lower(),
+    "name": lambda status: full_name(status).lower(),
     "owner": lambda status: status.owner.lower(),
     "image": lambda status: status.image.lower(),
     "node": lambda status: status.node.lower(),
@@ -67,7 +67,7 @@ def sorted_by(
 
 
 def unknown_namespace(statuses: Sequence[ContainerStatus], wanted: str) -> str:
-    """Return a line that says so if a node has no pod of the namespace; "" if it has, or all do."""
+    """Return a sentence if a node has no pod of the namespace ``wanted``, else ""."""
     there = {status.namespace for status in statuses}
     if not wanted or not statuses or wanted in there:
         return ""
@@ -123,7 +123,7 @@ def found(statuses: Sequence[ContainerStatus], target: str) -> ContainerStatus:
 def beside(
     statuses: Iterable[ContainerStatus], chosen: ContainerStatus
 ) -> Sequence[ContainerStatus]:
-    """The other containers in the pod of ``chosen``."""
+    """Return the other containers in the pod of ``chosen``."""
     if not chosen.pod:
         return []
     pod = pod_key(chosen)
@@ -142,7 +142,7 @@ def abuse_of(status: ContainerStatus) -> str:
     return "" if status.level == Level.CLEAR.label else status.abuse
 
 
-def place(status: ContainerStatus) -> str:
+def full_name(status: ContainerStatus) -> str:
     """Return the name of a container for people: namespace/pod/container, or its own name."""
     if status.pod:
         return "/".join((status.namespace, status.pod, status.container))
@@ -159,7 +159,7 @@ def _holds_all(status: ContainerStatus, words: Sequence[str]) -> bool:
 
 
 def _searched(status: ContainerStatus) -> Iterable[str]:
-    yield from (place(status), status.container_id, status.image, status.owner, status.level)
+    yield from (full_name(status), status.container_id, status.image, status.owner, status.level)
     yield from (status.cgroup, status.node, status.pod_uid, abuse_of(status))
     for finding in status.findings:
         yield from (finding.title, finding.signal, finding.rule)
@@ -169,7 +169,7 @@ def _searched(status: ContainerStatus) -> Iterable[str]:
 
 def _names(status: ContainerStatus) -> tuple[str, ...]:
     pod = (status.pod, f"{status.namespace}/{status.pod}") if status.pod else ()
-    return (status.container_id, status.container, status.cgroup, place(status), *pod)
+    return (status.container_id, status.container, status.cgroup, full_name(status), *pod)
 
 
 def _one(candidates: Sequence[ContainerStatus], wanted: str) -> ContainerStatus:
@@ -183,7 +183,7 @@ def _one(candidates: Sequence[ContainerStatus], wanted: str) -> ContainerStatus:
         )
     is_one_node = len({status.node for status in candidates}) == 1
     names = ", ".join(
-        printable(status.cgroup if is_one_node else f"{status.node}:{place(status)}", 256)
+        printable(status.cgroup if is_one_node else f"{status.node}:{full_name(status)}", 256)
         for status in candidates[:_MAX_CANDIDATES]
     )
     more = ", …" if len(candidates) > _MAX_CANDIDATES else ""

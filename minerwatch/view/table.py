@@ -128,7 +128,7 @@ def _columns(statuses: Sequence[ContainerStatus], now: datetime) -> list[_Filled
 
 
 def _laid_out(columns: Sequence[_Filled], longest_reason: int, width: int | None) -> _Layout:
-    """All columns and the reasons beside them, or as much of that as ``width`` has room for."""
+    """Return the columns and the reasons beside them, as far as ``width`` has room."""
     if width is None:
         return _Layout(tuple(columns), _REASON_LENGTH)
     claim = max(_LEAST_NAME, min(_NAME_WIDTH, int(width * _NAME_SHARE)))
@@ -148,7 +148,7 @@ def _laid_out(columns: Sequence[_Filled], longest_reason: int, width: int | None
 
 
 def _narrowed(filled: _Filled, width: int) -> _Filled:
-    """The column of names with its cells cut to ``width``; any other as it is."""
+    """Return the column of names with its cells cut to ``width``; any other unchanged."""
     if filled.column.title != NAME or filled.width <= width:
         return filled
     cells = tuple(fitted(cell, width) for cell in filled.cells)

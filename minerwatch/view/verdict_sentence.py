@@ -7,7 +7,7 @@ from minerwatch.format import one_decimal
 from minerwatch.untrusted_text.display import printable
 from minerwatch.untrusted_text.redaction import redacted
 from minerwatch.view.columns import reasons
-from minerwatch.view.selection import abuse_of, place
+from minerwatch.view.selection import abuse_of, full_name
 
 _NAME_LENGTH = 256
 
@@ -16,7 +16,7 @@ def sentence_of(status: ContainerStatus) -> str:
     """Return name, node, level, kind of abuse, since when, reasons, cores and owner."""
     abuse = abuse_of(status)
     abuse = f" as {printable(abuse, 16)}" if abuse else ""
-    name, node = printable(place(status), _NAME_LENGTH), printable(status.node, _NAME_LENGTH)
+    name, node = printable(full_name(status), _NAME_LENGTH), printable(status.node, _NAME_LENGTH)
     verdict = f"{printable(status.level, 16)}{abuse}, score {one_decimal(status.score)}"
     parts = (
         f"{name} on node {node} is {verdict}, since {printable(status.since, 32)}",

@@ -12,7 +12,7 @@ from minerwatch.view.explanation import FACT_INDENT, PROCESSES, headline, sectio
 from minerwatch.view.gpu_text import process_gpus
 from minerwatch.view.journal_history import History
 from minerwatch.view.lines import Line
-from minerwatch.view.selection import place
+from minerwatch.view.selection import full_name
 from minerwatch.web.chart import cpu_chart
 from minerwatch.web.html import Child, Markup, tag
 from minerwatch.web.layout import DAY_S, View, ago, cell, chart_key, level_mark, more, page, table
@@ -31,8 +31,8 @@ def container_page(view: View, status: ContainerStatus, key: str) -> str:
     facts, rest = every[:1], every[1:]
     return page(
         view,
-        printable(place(status), _NAME_LENGTH),
-        tag("h1", printable(place(status), _NAME_LENGTH)),
+        printable(full_name(status), _NAME_LENGTH),
+        tag("h1", printable(full_name(status), _NAME_LENGTH)),
         tag("p", level_mark(status.level), verdict.plain.removeprefix(status.level.upper())),
         [tag("p", line.plain) for line in meaning],
         [_section(title, lines, status) for title, lines in facts],
@@ -46,7 +46,7 @@ def past_page(view: View, key: str, history: History) -> str:
     found = history.containers.get(key)
     lines = [line for line in history.verdicts if line.key == key][::-1]
     names = (
-        [found.place]
+        [found.full_name]
         if found is not None
         else ["/".join(filter(None, (each.namespace, each.pod, each.container))) for each in lines]
     )

@@ -1,4 +1,4 @@
-"""HTML in which no text has power: whatever is not built here is escaped, and fit to print."""
+"""HTML in which no text acts as markup: all that is not built here is escaped."""
 
 from __future__ import annotations
 

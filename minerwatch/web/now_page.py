@@ -12,7 +12,7 @@ from minerwatch.view.agent_summary import trouble_lines
 from minerwatch.view.columns import gpus, reasons
 from minerwatch.view.executed_code import one_word
 from minerwatch.view.journal_history import BUCKET_S
-from minerwatch.view.selection import abuse_of, busy, place, sorted_by
+from minerwatch.view.selection import abuse_of, busy, full_name, sorted_by
 from minerwatch.view.table import counts
 from minerwatch.web.chart import cpu_chart
 from minerwatch.web.html import Child, Markup, tag
@@ -115,7 +115,7 @@ def _row(status: ContainerStatus, view: View, *, has_gpus: bool) -> Markup:
         cell((level_mark(status.level), f" {abuse}" if abuse else None)),
         cell(
             (
-                container_link(place(status), page_key(status)),
+                container_link(full_name(status), page_key(status)),
                 tag("div", why, class_="why") if why else None,
             ),
             "name",

@@ -6,7 +6,7 @@ from minerwatch.untrusted_text.display import printable, shown_command_line
 from minerwatch.view.executed_code import one_word
 from minerwatch.view.screen.containers import View as Choice
 from minerwatch.view.screen.processes import ProcessRow, process_rows
-from minerwatch.view.selection import place
+from minerwatch.view.selection import full_name
 from minerwatch.web.html import Markup, tag
 from minerwatch.web.layout import (
     View,
@@ -68,7 +68,7 @@ def _row(row: ProcessRow, view: View, *, has_gpus: bool) -> Markup:
         cell(one_word(first.executed), "", "executes"),
         cell(
             (
-                container_link(place(status), page_key(status)),
+                container_link(full_name(status), page_key(status)),
                 " ",
                 level_mark(status.level) if row.signals else None,
             ),

@@ -94,7 +94,7 @@ def _flagged_row(key: str, each: ContainerHistory) -> Markup:
         "tr",
         cell(f"{each.flagged_core_s / 3600:.2f}", "n", "CPU hours"),
         cell(level_mark(each.level)),
-        cell(container_link(each.place, key), "name"),
+        cell(container_link(each.full_name, key), "name"),
         cell(printable(each.owner, _NAME_LENGTH), "text", "owner"),
     )
 
@@ -118,7 +118,7 @@ def _verdicts(view: View, history: History) -> list[Child]:
 
 
 def _verdict_row(view: View, line: VerdictLine) -> Markup:
-    place = "/".join(filter(None, (line.namespace, line.pod, line.container)))
+    full_name = "/".join(filter(None, (line.namespace, line.pod, line.container)))
     why = "; ".join(
         f"{printable(each.signal, 16)}: {printable(each.title, _RULE_LENGTH)}"
         for each in line.rules[:_MAX_RULES]
@@ -134,7 +134,7 @@ def _verdict_row(view: View, line: VerdictLine) -> Markup:
                                           class_="dim"))),
         cell(
             (
-                container_link(place, line.key),
+                container_link(full_name, line.key),
                 None if is_clear else tag("span", details, class_="dim"),
                 tag("div", why, class_="why") if why else None,
             ),

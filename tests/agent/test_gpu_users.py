@@ -102,7 +102,10 @@ def test_gpus_that_were_not_requested_are_counted() -> None:
     world = World()
     world.users.tick(world.at_s)
     thief, owner, unknown = (world.add(name, pid) for name, pid in (("a", 1), ("b", 2), ("c", 3)))
-    thief.place, owner.place = PLACE, {"GpuRequested": True, "ContainerGpuLimit": 1.0}
+    thief.cluster_facts, owner.cluster_facts = (
+        PLACE,
+        {"GpuRequested": True, "ContainerGpuLimit": 1.0},
+    )
     thief.verdict = replace(thief.verdict, level=Level.SUSPICIOUS)
     for _ in range(2):
         world.tick([1, 0, None, 0.5, 1], [2, 0, None, 0.5, 1], [3, 0, None, 0.5, 1])
@@ -121,7 +124,11 @@ def test_an_exporters_names_find_a_pods_own_container() -> None:
     world.users.tick(world.at_s)
     own, nested = world.add("a", 1), world.add("b", 2)
     place: Facts = {"PodNamespace": "hub", "PodName": "jupyter-eve", "ContainerName": "notebook"}
-    own.place = nested.place = {**place, "GpuRequested": True, "ContainerGpuLimit": 1.0}
+    own.cluster_facts = nested.cluster_facts = {
+        **place,
+        "GpuRequested": True,
+        "ContainerGpuLimit": 1.0,
+    }
     nested.container = replace(nested.container, outer_cgroup="/a")
     for _ in range(5):
         world.at_s += TICK_S
@@ -149,8 +156,8 @@ def over_request(
     other = world.add("other", 3)
     for each in own:
         each.container = replace(each.container, pod_uid="uid")
-        each.place = {"GpuRequested": True, "ContainerGpuLimit": limit}
-    other.place = {"GpuRequested": True, "ContainerGpuLimit": 1.0}
+        each.cluster_facts = {"GpuRequested": True, "ContainerGpuLimit": limit}
+    other.cluster_facts = {"GpuRequested": True, "ContainerGpuLimit": 1.0}
     for _ in range(2):
         world.tick(*uses, devices=devices)
     found = {each.gpu["ContainerGpusOverRequest"] for each in own if each.gpu}

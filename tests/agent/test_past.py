@@ -140,4 +140,4 @@ def test_an_audit_log_that_cannot_be_read_is_said(tmp_path: Path) -> None:
 def test_an_order_that_is_none_is_refused(tmp_path: Path, order: bytes) -> None:
     answer = past_of(tmp_path, [])(order)
     assert answer.status == 409
-    assert answer.body.startswith(b"that is no order")
+    assert answer.body.startswith(b"invalid order")

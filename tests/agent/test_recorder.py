@@ -107,7 +107,7 @@ class Recording:
             flagged_cpu_s=tuple(
                 (each.container, each.verdict.level, cpu_s) for each, cpu_s in flagged
             ),
-            levels={}, process_count=0, unplaced_count=0, over_bound_count=0, foreign_count=0,
+            levels={}, process_count=0, unmapped_count=0, over_bound_count=0, foreign_count=0,
             probe_s={},
             gpus=GpuSummary(
                 flagged=tuple(

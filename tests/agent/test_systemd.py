@@ -26,7 +26,7 @@ def _summary(**levels: int) -> TickSummary:
         flagged_cpu_s=(),
         levels=Counter({Level[name.upper()]: count for name, count in levels.items()}),
         process_count=340,
-        unplaced_count=0,
+        unmapped_count=0,
         over_bound_count=0,
         foreign_count=0,
         probe_s={},

@@ -201,7 +201,7 @@ def test_a_miner_that_joins_a_container_that_idled_is_told_at_the_next_tick(
 
 def catch_up(node: Node) -> None:
     """Read and match all that a tick had no time for, as the agent does between two ticks."""
-    while node.watch.wants_reading or is_deferring(node):
+    while node.watch.has_deferred or is_deferring(node):
         node.watch.handle_execs((), node.now_s())
 
 
@@ -296,7 +296,7 @@ def test_who_starts_hundreds_of_processes_between_two_ticks_takes_little_time_at
             break
         node.watch.handle_execs((), node.now_s(), max_cpu_s=0.0)
     assert node.container().verdict.level >= Level.LIKELY
-    while node.watch.wants_reading:
+    while node.watch.has_deferred:
         node.watch.handle_execs((), node.now_s(), max_cpu_s=0.0)
         read.append(node.process_count(container_id("c3")))
     assert all(after - before < 100 for before, after in pairwise(read))
@@ -737,10 +737,10 @@ def test_a_program_that_started_while_no_file_was_left_is_not_left_to_the_next_t
     cgroups.put(miner, cgroups.make(f"{TOP}/docker/{container_id('b2')}"))
     with no_files_left():
         assert node.watch.handle_execs([miner.pid], node.now_s()).changes == ()
-    assert node.watch.wants_reading
+    assert node.watch.has_deferred
     (change,) = node.watch.handle_execs((), node.now_s()).changes
     assert change.observation.container.cgroup.endswith(container_id("b2"))
-    assert not node.watch.wants_reading
+    assert not node.watch.has_deferred
     node.watch.close()
 
 
@@ -752,7 +752,7 @@ def test_a_container_that_sleeps_takes_no_memory_in_a_tick(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Unless it has its turn, which here it never has: much less than an object for each."""
-    monkeypatch.setattr("minerwatch.node.cgroup_counters.IDLE_POLL_TICKS", 1 << 40)
+    monkeypatch.setattr("minerwatch.node.cgroup_counters.IDLE_CHECK_TICKS", 1 << 40)
     node = Node(matcher, folder, cgroups.root, sys_folder=private_sys(tmp_path, cgroups.root))
 
     def taken_bytes() -> int:

@@ -17,7 +17,7 @@ def watched(
     container: Container = SANDBOX, cpu_s: float = 0.04, **changes: Any
 ) -> TrackedContainer:
     found = TrackedContainer.new(container, 100.0, cpu_s)
-    found.place = UNNAMED
+    found.cluster_facts = UNNAMED
     for name, value in changes.items():
         setattr(found, name, value)
     return found
@@ -30,8 +30,8 @@ def test_what_holds_a_pods_namespaces_is_no_container() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        watched(place={**UNNAMED, "ContainerName": "notebook"}),
-        watched(place={}),  # the pod is not known: it is not known what this is
+        watched(cluster_facts={**UNNAMED, "ContainerName": "notebook"}),
+        watched(cluster_facts={}),  # the pod is not known: it is not known what this is
         watched(cpu_s=1.0),
         watched(processes={1: None, 2: None}),
         watched(verdict=replace(watched().verdict, level=Level.SUSPICIOUS)),

@@ -14,7 +14,7 @@ from minerwatch.authoring.recordings import (
     Recording,
     Tally,
     numbered_lines,
-    recording,
+    parse_recording,
     replayed,
 )
 from minerwatch.detection.fields import KNOWN_FIELDS
@@ -73,7 +73,7 @@ def test_a_line_is_taken_apart() -> None:
     line = json.dumps(
         {"id": "a", "label": "x", "seconds": 5, "facts": {"DestinationPort": [3333], "Age": None}}
     )
-    assert recording(line) == Recording(
+    assert parse_recording(line) == Recording(
         "a", "x", 5.0, {"DestinationPort": ("3333",), "DestinationCount": 1}
     )
 
@@ -102,17 +102,17 @@ def test_a_line_is_taken_apart() -> None:
 )
 def test_a_line_that_is_none_says_why(line: str | bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        recording(line)
+        parse_recording(line)
 
 
 def test_facts_of_every_kind_are_read() -> None:
     facts = '{"Comm": "a", "Threads": 3, "CpuCores": 0.5, "ExeDeleted": true, "DestinationIp": []}'
     line = f'{{"id": "x", "seconds": 1, "facts": {facts}, "further": {{}}}}'
-    assert recording(line).facts == {
+    assert parse_recording(line).facts == {
         "Comm": "a", "Threads": 3, "CpuCores": 0.5, "ExeDeleted": True, "DestinationIp": (),
     }  # fmt: skip
     mixed = '{"id": "x", "seconds": 1, "facts": {"DestinationPort": [1, "2", 0.5, true]}}'
-    assert recording(mixed).facts["DestinationPort"] == ("1", "2", "0.5", "true")
+    assert parse_recording(mixed).facts["DestinationPort"] == ("1", "2", "0.5", "true")
 
 
 json_values = st.recursive(
@@ -129,7 +129,7 @@ speaking = st.sampled_from(
 @given(st.binary(max_size=200))
 def test_no_bytes_do_anything_but_parse_or_say_why(line: bytes) -> None:
     try:
-        recording(line)
+        parse_recording(line)
     except ValueError as error:
         said = str(error)
         assert said
@@ -141,7 +141,7 @@ def test_any_facts_have_a_score_and_a_level_or_a_reason(
 ) -> None:
     line = json.dumps({"id": 1, "seconds": seconds, "facts": facts})
     try:
-        recorded = recording(line)
+        recorded = parse_recording(line)
     except ValueError:
         return
     outcome = replayed(recorded, shipped.matcher())

@@ -116,7 +116,7 @@ def test_costs_are_by_the_agents_prices_or_the_clients(
             Answer(b"not found; try /cull /culled\n", status=HTTPStatus.NOT_FOUND),
             "this agent is too old to report: upgrade it",
         ),
-        (Answer(b'{"node": 1}'), "the agent's answer cannot be understood"),
+        (Answer(b'{"node": 1}'), "the agent's answer cannot be parsed"),
     ],
 )
 def test_an_agent_without_an_answer_is_missing(

@@ -277,7 +277,7 @@ class Harness:
                 for each in found
                 if each.verdict.level is Level.CONFIRMED
             ]
-            self.culler.cases.holds.record(
+            self.culler.cases.holds.update(
                 verdicts, moment(self.watch.ahead_s - ago_s).monotonic_s, 10.0
             )
 

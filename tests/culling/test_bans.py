@@ -29,7 +29,7 @@ from minerwatch.culling.bans import (
     DAY_S,
     NOTICE_S,
     Ban,
-    HubRecords,
+    HubBans,
     Notice,
     Sighting,
     budget_objection,
@@ -165,7 +165,7 @@ def test_a_name_that_a_tenant_may_have_chosen_is_not_banned() -> None:
 
 def test_the_budget_counts_new_bans_of_a_day() -> None:
     old = a_ban("old", at_unix_s=NOW_S - 2 * round(DAY_S))
-    records = HubRecords((old, *(a_ban(f"u{n}") for n in range(9))))
+    records = HubBans((old, *(a_ban(f"u{n}") for n in range(9))))
     assert budget_objection(records, [a_ban("new")], Bans(), NOW_S) == ""
     assert budget_objection(records, [a_ban("u1"), a_ban("u2")], Bans(), NOW_S) == ""
     assert "10 are allowed" in budget_objection(
@@ -187,7 +187,7 @@ def test_bans_that_have_expired_count_for_the_day(api: ApiServer, opened: Open, 
 
 
 def test_bans_and_notices_expire_by_the_clock() -> None:
-    records = HubRecords((a_ban("a"), a_ban("b", until_unix_s=NOW_S + 5)), ()).with_notice(
+    records = HubBans((a_ban("a"), a_ban("b", until_unix_s=NOW_S + 5)), ()).with_notice(
         Notice("a", "", NOW_S, "text")
     )
     assert [each.name for each in records.current(NOW_S + 4).bans] == ["a", "b"]
@@ -198,8 +198,8 @@ def test_bans_and_notices_expire_by_the_clock() -> None:
 def test_of_two_bans_of_a_name_the_one_that_ends_later_stays() -> None:
     long = a_ban(until_unix_s=NOW_S + 300, by="eve")
     short = a_ban(until_unix_s=NOW_S + 200, by="minerwatch")
-    assert HubRecords((long,)).with_bans([short]).bans == (long,)
-    assert HubRecords((short,)).with_bans([long]).bans == (long,)
+    assert HubBans((long,)).with_bans([short]).bans == (long,)
+    assert HubBans((short,)).with_bans([long]).bans == (long,)
 
 
 # The ConfigMap.
@@ -216,7 +216,7 @@ def test_concurrent_clients_lose_no_ban_and_exceed_no_budget(
     limit = Bans(config_map=STORE, per_day=20)
 
     def add(number: int) -> bool:
-        def change(records: HubRecords) -> HubRecords:
+        def change(records: HubBans) -> HubBans:
             ban = a_ban(f"u{number}")
             if budget_objection(records, [ban], limit, NOW_S):
                 return records
@@ -471,7 +471,7 @@ def test_no_other_name_passes_for_an_address_without_users(
     good = [("good", (Attribution(OwnerKind.CLIENT, "8.8.8.8", "x"),))]
     seen, now_s = harness.culler.banning.sightings, time.time()
     for ago_s in range(round(MIN_AGE_S) + 61, 0, -61):
-        seen.record(good, frozenset(), now_s - ago_s)
+        seen.update(good, frozenset(), now_s - ago_s)
     kinds, there = (BanKind.ADDRESS,), {"8.8.8.8": 0}
     (each,) = ordered(harness, observation, kinds=kinds, unflagged=there).bans
     assert each.objections == ("1 others used it in the last seven days and were not flagged",)
@@ -567,7 +567,7 @@ def seen(path: Path, *, is_known: bool = True) -> Sightings:
     if is_known:
         (path / "sightings.json").write_text(f'{{"since_unix_s": 0, "last_unix_s": {NOW_S}}}')
     found = Sightings(path / "sightings.json")
-    found.record((), frozenset(), NOW_S)
+    found.update((), frozenset(), NOW_S)
     return found
 
 
@@ -579,7 +579,7 @@ def test_others_on_the_same_network_are_counted_once_they_stayed(tmp_path: Path)
     sightings = seen(tmp_path)
     for at_s in range(0, int(MIN_AGE_S) + 61, 61):
         pods = [("bad", (CLIENT,)), ("good", (NEIGHBOUR,)), ("also-bad", (CLIENT,))]
-        sightings.record(pods, frozenset({"bad", "also-bad"}), NOW_S + at_s + 61)
+        sightings.update(pods, frozenset({"bad", "also-bad"}), NOW_S + at_s + 61)
     now_s = NOW_S + MIN_AGE_S + 200
     assert sightings.unflagged(CLIENT, "bad", now_s) == 1
     assert sightings.unflagged(CLIENT, "good", now_s) == 0
@@ -598,7 +598,7 @@ def test_users_of_a_repository_are_counted_however_it_is_spelt(
     sightings = seen(tmp_path)
     good = Attribution(OwnerKind.REPOSITORY, REPOSITORY, "x")
     for at_s in range(0, int(MIN_AGE_S) + 61, 61):
-        sightings.record([("good", (good,))], frozenset(), NOW_S + at_s + 61)
+        sightings.update([("good", (good,))], frozenset(), NOW_S + at_s + 61)
     bad = Attribution(OwnerKind.REPOSITORY, spelling, "x")
     assert sightings.unflagged(bad, "bad", NOW_S + 8 * DAY_S) == 0
     assert sightings.unflagged(bad, "bad", NOW_S + 7 * DAY_S + 61) == 1
@@ -608,7 +608,7 @@ def test_a_name_that_is_only_claimed_has_no_users(tmp_path: Path) -> None:
     sightings = seen(tmp_path)
     claimed = replace(CLIENT, is_claim=True)
     for at_s in range(0, int(MIN_AGE_S) + 61, 61):
-        sightings.record([("forged", (claimed,))], frozenset(), NOW_S + at_s + 61)
+        sightings.update([("forged", (claimed,))], frozenset(), NOW_S + at_s + 61)
     assert sightings.unflagged(CLIENT, "bad", NOW_S + MIN_AGE_S + 200) == 0
 
 
@@ -620,7 +620,7 @@ def test_a_history_that_is_too_short_says_nothing(tmp_path: Path) -> None:
 
 def test_a_gap_makes_it_short_again(tmp_path: Path) -> None:
     sightings = seen(tmp_path)
-    sightings.record((), frozenset(), NOW_S + 8 * DAY_S)
+    sightings.update((), frozenset(), NOW_S + 8 * DAY_S)
     assert sightings.unflagged(CLIENT, "", NOW_S + 8 * DAY_S + 60) is None
 
 
@@ -636,7 +636,7 @@ def test_too_many_names_make_it_unknown(tmp_path: Path) -> None:
         (str(n), (Attribution(OwnerKind.REPOSITORY, f"https://x.org/{n}", "x"),))
         for n in range(6000)
     ]
-    sightings.record(pods, frozenset(), NOW_S + 100)
+    sightings.update(pods, frozenset(), NOW_S + 100)
     assert sightings.unflagged(CLIENT, "", NOW_S + 200) is None
 
 

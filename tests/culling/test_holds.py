@@ -33,7 +33,7 @@ def verdict(at_s: float, pid: int = 7, *, rules: tuple[str, ...] = ("name", "cod
 def seen(*verdicts: Verdict) -> Holds:
     holds = Holds()
     for each in verdicts:
-        holds.record([each], each.at_s, INTERVAL_S)
+        holds.update([each], each.at_s, INTERVAL_S)
     return holds
 
 
@@ -49,9 +49,9 @@ def test_two_sightings_with_nothing_between_are_no_time() -> None:
 
 def test_what_is_no_longer_seen_is_forgotten() -> None:
     holds = seen(verdict(100), verdict(110))
-    holds.record([], 110 + GAP_S, INTERVAL_S)
+    holds.update([], 110 + GAP_S, INTERVAL_S)
     assert holds.of(KEY).by_container == {"name": 10, "code": 10}
-    holds.record([], 111 + GAP_S, INTERVAL_S)
+    holds.update([], 111 + GAP_S, INTERVAL_S)
     assert holds.of(KEY).by_container == {}
     assert holds.of(ContainerKey("/other", 1)).by_container == {}
 
@@ -93,7 +93,7 @@ def test_a_short_pause_does_not_start_the_time_again() -> None:
     """A miner that rests for 40 s each five minutes is watched nearly all the time."""
     holds, longest_s = Holds(), 0.0
     for at_s in range(0, 3600, 10):
-        holds.record([verdict(at_s)] if at_s % 320 < 280 else [], at_s, INTERVAL_S)
+        holds.update([verdict(at_s)] if at_s % 320 < 280 else [], at_s, INTERVAL_S)
         longest_s = max(longest_s, holds.of(KEY).by_container.get("code", 0.0))
     assert longest_s > 1800
 
@@ -101,12 +101,12 @@ def test_a_short_pause_does_not_start_the_time_again() -> None:
 def test_what_pauses_more_than_it_works_is_never_held_for_long() -> None:
     holds, longest_s = Holds(), 0.0
     for at_s in range(0, 3600, 10):
-        holds.record([verdict(at_s)] if at_s % 320 < 140 else [], at_s, INTERVAL_S)
+        holds.update([verdict(at_s)] if at_s % 320 < 140 else [], at_s, INTERVAL_S)
         longest_s = max(longest_s, holds.of(KEY).by_container.get("code", 0.0))
     assert longest_s < 150
 
 
 def test_a_gap_in_the_watching_starts_the_time_again() -> None:
     holds = seen(*(verdict(at_s) for at_s in range(100, 401, 10)))
-    holds.record([verdict(401 + GAP_S)], 401 + GAP_S, INTERVAL_S)
+    holds.update([verdict(401 + GAP_S)], 401 + GAP_S, INTERVAL_S)
     assert holds.of(KEY).by_container == {"name": 0, "code": 0}

@@ -117,7 +117,7 @@ class _Host:
         found = self.watch.observations(0)
         for ago_s in range(600, 0, -20):
             verdicts = [replace(each.verdict, at_s=each.verdict.at_s - ago_s) for each in found]
-            self.culler.cases.holds.record(verdicts, moment(-ago_s).monotonic_s, 10.0)
+            self.culler.cases.holds.update(verdicts, moment(-ago_s).monotonic_s, 10.0)
         self.culler.consider(found)
         until(lambda: not self.culler.mailbox.has_tick)
         self.settle()

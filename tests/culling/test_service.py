@@ -65,7 +65,7 @@ def test_switched_off_it_says_so_to_who_orders(tmp_path: Path) -> None:
         assert b"culling is off on this node" in answer.body
     assert b"set it to dry-run" in posts[orders.RELEASE_ALL](b"{}").body
     assert b"kill -CONT" in posts[orders.RELEASE](msgspec.json.encode(TARGET)).body
-    assert b"no order" in posts[orders.CULL](b"nonsense").body
+    assert b"invalid order" in posts[orders.CULL](b"nonsense").body
 
 
 def test_a_moment_is_on_both_clocks() -> None:

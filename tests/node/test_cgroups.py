@@ -14,7 +14,7 @@ from typing import NoReturn
 import pytest
 
 from minerwatch.model import ContainerKey
-from minerwatch.node.cgroup_state import IDLE_POLL_TICKS, CgroupBounds
+from minerwatch.node.cgroup_state import IDLE_CHECK_TICKS, CgroupBounds
 from minerwatch.node.cgroups import CgroupTree
 from tests.conftest import TOP, CgroupFolders, Programs, no_files_left, private_sys
 from tests.node.cgroup_nodes import (
@@ -305,11 +305,11 @@ def test_whose_container_could_not_be_told_for_want_of_files_is_asked_for_again(
         if spare:
             patched.setattr(os, "scandir", without_files)
         assert tree.container_of(sleeper.pid) is None
-    assert tree.unplaced == {sleeper.pid}
+    assert tree.unattributed == {sleeper.pid}
     container = tree.container_of(sleeper.pid)
     assert container is not None
     assert container.cgroup.endswith(ID)
-    assert tree.unplaced == set()
+    assert tree.unattributed == set()
     tree.close()
 
 
@@ -355,7 +355,7 @@ def test_members_of_folders_below_belong_to_the_container(
     assert found.pids[keys[f"{TOP}{POD}/{ID}/docker/{'b2' * 32}"]] == {processes[2].pid}
     # a process that moves is in its new place, and only there, as soon as it has run
     cgroups.put(processes[0], nested)
-    for _ in range(IDLE_POLL_TICKS):
+    for _ in range(IDLE_CHECK_TICKS):
         found = tree.tick()
     assert found.pids[keys[f"{TOP}{POD}/{ID}"]] == {processes[1].pid}
     assert processes[0].pid in found.pids[keys[f"{TOP}{POD}/{ID}/docker/{'b2' * 32}"]]

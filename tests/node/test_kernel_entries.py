@@ -18,7 +18,7 @@ import pytest
 from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import CodeSample
 from minerwatch.node import kernel_entries
-from minerwatch.node.kernel_entries import RECORD, EntrySampler
+from minerwatch.node.kernel_entries import ROW, EntrySampler
 from tests.conftest import Programs
 from tests.waiting import cpu_s, until
 
@@ -143,9 +143,9 @@ class Tasks:
         if self.fails:
             self.failures["unreadable"] += 1
             return
-        yield RECORD.pack(1, 0, os.getpid(), os.getpid())
+        yield ROW.pack(1, 0, os.getpid(), os.getpid())
         for cpu_ns, tid in self.now:
-            yield RECORD.pack(cpu_ns, 4096 + tid if tid not in self.in_call else 0, tid, 7)
+            yield ROW.pack(cpu_ns, 4096 + tid if tid not in self.in_call else 0, tid, 7)
 
     def close(self) -> None:
         pass

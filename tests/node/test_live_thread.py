@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from minerwatch.node.proc_files import living_place
+from minerwatch.node.proc_files import living_task_path
 from minerwatch.node.processes import ProcessReader
 from tests.waiting import until
 
@@ -26,27 +26,27 @@ ctypes.CDLL(None).pthread_exit(None)
 
 
 def test_a_process_is_read_through_a_thread_that_lives() -> None:
-    assert living_place("/proc", os.getpid()) == str(os.getpid())
+    assert living_task_path("/proc", os.getpid()) == str(os.getpid())
     command = [sys.executable, "-c", FIRST_THREAD_ENDS]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         tid = int(process.stdout.readline())
-        assert living_place("/proc", process.pid) == f"{process.pid}/task/{tid}"
+        assert living_task_path("/proc", process.pid) == f"{process.pid}/task/{tid}"
         process.kill()
 
 
 def test_one_that_has_ended_altogether_has_no_other_place() -> None:
     with subprocess.Popen(["true"]) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert living_place("/proc", process.pid) == str(process.pid)
+        assert living_task_path("/proc", process.pid) == str(process.pid)
     with pytest.raises(FileNotFoundError):
-        living_place("/proc", 4_194_999)
+        living_task_path("/proc", 4_194_999)
 
 
 def test_a_name_cannot_pass_for_a_state(tmp_path: Path) -> None:
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "stat").write_bytes(b"7 (x) Z 1) S 1 2")
-    assert living_place(str(tmp_path), 7) == "7"
+    assert living_task_path(str(tmp_path), 7) == "7"
 
 
 @pytest.mark.parametrize("count", [20, 300])
@@ -62,12 +62,12 @@ def test_threads_that_stay_as_zombies_hide_nothing(tmp_path: Path, count: int) -
         try:
             pid = int(tracer.stdout.readline())
             until(lambda: _ended(pid) > count)
-            place = living_place("/proc", pid)
+            task_path = living_task_path("/proc", pid)
             process = reader.read([pid])[pid]
         finally:
             tracer.kill()
             reader.close()
-    assert place != str(pid)
+    assert task_path != str(pid)
     assert process.image == program
     assert process.command_line == f"{program} {count}"
     assert not process.command_line_hidden

@@ -17,7 +17,7 @@ from benchmarks.networks import namespace_of
 from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import OpenSockets
 from minerwatch.node import socket_iterator
-from minerwatch.node.socket_iterator import RECORD, NamespaceSockets, SocketIterator, SocketTable
+from minerwatch.node.socket_iterator import ROW, NamespaceSockets, SocketIterator, SocketTable
 from tests.conftest import Programs, needs_root
 from tests.networks import two_networks
 from tests.node.test_tcp_connections import connected
@@ -157,7 +157,7 @@ def record(
     packed = ip_address(remote[0]).packed
     address = packed if len(packed) == 16 else b"\0" * 10 + b"\xff\xff" + packed
     received, segments = data
-    return RECORD.pack(
+    return ROW.pack(
         inode, received, 0, segments, 0, namespace, pid, 0,
         local, remote[1], state, is_raw, 1, 0, address,
     )  # fmt: skip
@@ -211,12 +211,12 @@ def test_one_with_very_many_connections_does_not_displace_the_ages_of_others() -
     assert len(table.sockets_of(1, starts, 1.0).connections) == 64
 
 
-@given(st.lists(st.binary(min_size=RECORD.size, max_size=RECORD.size), max_size=8))
+@given(st.lists(st.binary(min_size=ROW.size, max_size=ROW.size), max_size=8))
 def test_no_records_stop_it(records: list[bytes]) -> None:
     table = SocketTable(b"".join(records))
     starts = table.starts({}, 1.0)
     for each in records:
-        pid, namespace = RECORD.unpack(each)[6], RECORD.unpack(each)[5]
+        pid, namespace = ROW.unpack(each)[6], ROW.unpack(each)[5]
         table.sockets_of(pid, starts, 2.0)
         table.of_namespaces({namespace})
     assert len(table) == len(records)

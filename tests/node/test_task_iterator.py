@@ -22,12 +22,12 @@ from minerwatch.node.bpf_iterator import BPF_FOLDER, load_libbpf
 from minerwatch.node.fp_rounding import RoundingSamples
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import (
-    RECORD,
+    ROW,
     TaskIterator,
     TaskTable,
 )
 from tests.conftest import Programs, environment_of_this_python
-from tests.node.task_records import tasks_of
+from tests.node.task_rows import tasks_of
 from tests.waiting import until
 
 TARGET = Path(__file__).parent.parent / "targets" / "randomx_hashing.py"
@@ -212,11 +212,11 @@ def test_it_can_be_closed_and_opened_again() -> None:
         pytest.skip(f"run it as root of a host: {error}")
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        list(first.records())
+        list(first.rows())
     assert len(os.listdir("/proc/self/fd")) == before
     first.close()
     second = TaskIterator()
-    assert list(second.records())
+    assert list(second.rows())
     second.close()
 
 
@@ -290,7 +290,7 @@ def test_randomx_is_told_by_how_it_rounds(
 
 
 def test_a_table_that_has_been_forgotten_can_still_be_compared_with() -> None:
-    record = RECORD
+    record = ROW
 
     def table(name: bytes) -> TaskTable:
         same = record.pack(10**9, 5, 7, 1, 2, 3, 1, 700, 700, 0, 0, 0, 0, 1, 0, b"same")
@@ -306,7 +306,7 @@ def test_a_table_that_has_been_forgotten_can_still_be_compared_with() -> None:
 def test_tens_of_thousands_of_threads_are_kept_as_they_were_read() -> None:
     """A record of each takes 104 bytes; what is told of one process is bounded."""
     count, pid = 30_000, 700
-    record = RECORD
+    record = ROW
     leader = record.pack(10**9, 5, 7, 1, 2, 3, 1, pid, pid, 0, 0, 0, 0, 1, 0, b"many")
     others = (
         record.pack(10**9, tid, 0, 1, 2, 3, 1, pid + tid, pid, 0, 0, 0, 0, 1, 0, b"many")
@@ -327,7 +327,7 @@ def test_tens_of_thousands_of_threads_are_kept_as_they_were_read() -> None:
 
 
 def test_of_tens_of_thousands_of_threads_a_forgotten_table_keeps_next_to_nothing() -> None:
-    record = RECORD
+    record = ROW
     tracemalloc.start()
     table = TaskTable(
         b"".join(

@@ -11,7 +11,7 @@ from minerwatch.model import Connection, Facts, OpenSockets, ProcessId
 from minerwatch.node.cluster_networks import ClusterNetworks
 from minerwatch.node.socket_iterator import SocketIterator
 from minerwatch.node.tcp_connections import ConnectionReader
-from minerwatch.probes.connections import Connections, connection_facts
+from minerwatch.probes.connections import ConnectionsProbe, connection_facts
 from tests import shipped
 from tests.conftest import needs_root
 from tests.networks import two_networks
@@ -19,13 +19,13 @@ from tests.probes.suspects import always, me
 from tests.waiting import until
 
 
-def has_looked(probe: Connections, at_s: float) -> bool:
+def has_looked(probe: ConnectionsProbe, at_s: float) -> bool:
     probe.examine([me()], at_s, always)
     return bool(probe.facts(me()))
 
 
 def test_connections_become_facts_and_age() -> None:
-    probe = Connections(ConnectionReader())
+    probe = ConnectionsProbe(ConnectionReader())
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
@@ -41,12 +41,12 @@ def test_connections_become_facts_and_age() -> None:
     probe.close()
 
 
-def longest(probe: Connections) -> object:
+def longest(probe: ConnectionsProbe) -> object:
     return probe.facts(me()).get("LongestConnection")
 
 
 def test_what_is_no_longer_suspect_is_forgotten() -> None:
-    probe = Connections(ConnectionReader())
+    probe = ConnectionsProbe(ConnectionReader())
     probe.examine([me()], 100.0, always)
     probe.examine([], 110.0, always)
     assert probe.facts(me()) == {}
@@ -62,7 +62,7 @@ def test_nobody_is_looked_at_when_the_time_is_up() -> None:
             asked.append(process)
             return super().ask(process, owner)
 
-    probe = Connections(Recorded())
+    probe = ConnectionsProbe(Recorded())
     probe.examine([me()], 100.0, lambda: False)
     assert not asked
     probe.examine([me()], 100.0, always)
@@ -111,7 +111,7 @@ def test_a_session_with_a_pool_is_quiet_and_leads_outside() -> None:
         sockets = SocketIterator()
     except SourceUnavailableError as error:
         pytest.skip(f"{error}: run it as root (it reads the kernel's sockets)")
-    probe = Connections(ConnectionReader(reader=sockets, rest_per_work=0))
+    probe = ConnectionsProbe(ConnectionReader(reader=sockets, rest_per_work=0))
     with (
         two_networks() as found,
         found.running(found.client, "session: pool", "300") as client,

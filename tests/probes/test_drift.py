@@ -9,7 +9,7 @@ import pytest
 
 from minerwatch.model import ProcessId
 from minerwatch.node.overlay_layers import LayerAnswer, LayerReader
-from minerwatch.probes.drift import Drift
+from minerwatch.probes.drift import DriftProbe
 from tests.probes.suspects import always
 
 SUSPECT = ProcessId(7, 1)
@@ -32,9 +32,9 @@ class _Reader:
         return told
 
 
-def begun() -> tuple[_Reader, Drift]:
+def begun() -> tuple[_Reader, DriftProbe]:
     reader = _Reader()
-    return reader, Drift(cast("LayerReader", reader), lambda process: f"pod {process.pid}")
+    return reader, DriftProbe(cast("LayerReader", reader), lambda process: f"pod {process.pid}")
 
 
 @pytest.mark.parametrize(

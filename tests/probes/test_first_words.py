@@ -31,7 +31,7 @@ from minerwatch.model import Facts, ProcessId
 from minerwatch.node.bpf_iterator import BpfIterator
 from minerwatch.node.first_words import Packet, PacketReader
 from minerwatch.node.network_links import NetworkLinks
-from minerwatch.node.socket_iterator import RECORD, ConnectionStart, Holder, SocketIterator
+from minerwatch.node.socket_iterator import ROW, ConnectionStart, Holder, SocketIterator
 from minerwatch.probes.first_words import FirstWordsProbe, WantedNames
 from tests.conftest import needs_root
 from tests.node.test_packet_parser import LOGIN, SUBSCRIBE, hello, packet
@@ -284,9 +284,9 @@ def test_a_forged_packet_accuses_no_process(
 
 def start_of(pid: int) -> tuple[int, int]:
     """The local port and the SYN's number of the one connection of a process."""
-    iterator = BpfIterator("sockets", RECORD.size)
+    iterator = BpfIterator("sockets", ROW.size)
     try:
-        records = [r for each in iterator.pieces() for r in RECORD.iter_unpack(each)]
+        records = [r for each in iterator.pieces() for r in ROW.iter_unpack(each)]
     finally:
         iterator.close()
     (found,) = [each for each in records if each[6] == pid and each[10] == 1]

@@ -15,7 +15,7 @@ from minerwatch.model import ProcessId
 from minerwatch.node.memory_maps import MappingReader, Mappings
 from minerwatch.node.task_iterator import TaskIterator
 from minerwatch.probes.base import Probe, no_owner
-from minerwatch.probes.memory_maps import MemoryMappings
+from minerwatch.probes.mappings import MappingsProbe
 from minerwatch.probes.registry import Probes
 from tests import shipped
 from tests.conftest import needs_root
@@ -97,7 +97,7 @@ def test_what_was_known_of_a_program_is_not_said_of_the_next_one() -> None:
 
 def test_a_suspect_is_read_again_when_it_has_earned_that() -> None:
     reader = Answering()
-    probes = Probes(NO_PROBES, more=[MemoryMappings(reader, no_owner)])
+    probes = Probes(NO_PROBES, more=[MappingsProbe(reader, no_owner)])
     for at_s, is_due in ((0.0, True), (10.0, False), (100.0, False), (200.0, True), (210.0, True)):
         probes.examine([suspect(me(), is_due=is_due)], at_s)
     assert reader.asked == 2

@@ -15,8 +15,8 @@ from minerwatch.view.selection import (
     busy,
     filtered,
     found,
+    full_name,
     limit_share,
-    place,
     sorted_by,
     unknown_namespace,
 )
@@ -185,12 +185,12 @@ def test_whatever_a_container_is_called_it_is_found_or_not_alone(
 
 
 def test_places() -> None:
-    assert place(MINER) == "binder/jupyter-alice-2dnotebooks-2dx7f3k2/notebook"
-    assert place(LIKELY) == "docker/9c1b44de3f2a"
-    assert place(HOST) == "host"
+    assert full_name(MINER) == "binder/jupyter-alice-2dnotebooks-2dx7f3k2/notebook"
+    assert full_name(LIKELY) == "docker/9c1b44de3f2a"
+    assert full_name(HOST) == "host"
     unknown = container(kind="pod", pod_uid="1b2c3d4e-0000", container="3f2a9c1b44de")
-    assert place(unknown) == "pod:1b2c3d4e/3f2a9c1b44de"
-    assert found((unknown,), place(unknown)) == unknown
+    assert full_name(unknown) == "pod:1b2c3d4e/3f2a9c1b44de"
+    assert found((unknown,), full_name(unknown)) == unknown
 
 
 def test_share_of_the_limit() -> None:

@@ -27,9 +27,9 @@ from minerwatch.cli.top_screen.copies import copy_of
 from minerwatch.cli.top_screen.dialogs import export_copy, propose
 from minerwatch.cli.top_screen.feed import Feed, in_thread, reason_of
 from minerwatch.cli.top_screen.filters import AsciiFilter, HarmlessFilter
+from minerwatch.cli.top_screen.pager import Prompt
 from minerwatch.cli.top_screen.proposal import Proposer
-from minerwatch.cli.top_screen.reader import Prompt
-from minerwatch.cli.top_screen.screens import ChoiceScreen, MainScreen, PageScreen, ReadingScreen
+from minerwatch.cli.top_screen.screens import ChoiceScreen, MainScreen, PagerScreen, PageScreen
 from minerwatch.cli.top_screen.sources import Watched
 from minerwatch.cli.top_screen.terminal import Terminal
 from minerwatch.untrusted_text.display import printable
@@ -246,7 +246,7 @@ class TopApp(App[None]):
 
     def action_help(self) -> None:
         """Show keys, columns, levels."""
-        self.push_screen(ReadingScreen(words.help_sections))
+        self.push_screen(PagerScreen(words.help_sections))
 
     async def action_interrupt(self) -> None:
         """Copy what is selected by the mouse; quit if nothing is."""
@@ -264,7 +264,7 @@ class TopApp(App[None]):
         if row is None or shown is None:
             return
         if isinstance(row, NodeRow):
-            self.push_screen(ReadingScreen(partial(words.node_sections, row, shown.poll)))
+            self.push_screen(PagerScreen(partial(words.node_sections, row, shown.poll)))
         elif isinstance(row, Row) and row.group is not None:
             self.action_fold(not row.group.is_open)
         else:

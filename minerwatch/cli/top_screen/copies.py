@@ -14,7 +14,7 @@ from minerwatch.errors import MinerwatchError
 from minerwatch.view.explanation import explanation
 from minerwatch.view.screen.containers import Group
 from minerwatch.view.screen.page import Subject
-from minerwatch.view.selection import place
+from minerwatch.view.selection import full_name
 
 LONG_COPY_BYTES = 56_000
 """xterm and other terminals take no more: 74,994 bytes of base64."""
@@ -53,7 +53,7 @@ def copy_of(subjects: Sequence[Subject], group: Group | None) -> Copy:
     texts = (
         explanation(each.status, now=now, width=_WIDTH, campaign=each.campaign) for each in subjects
     )
-    name = group.title if group else place(statuses[0])
+    name = group.title if group else full_name(statuses[0])
     json = encode(statuses) if group else encode(statuses)[1:-1]
     return Copy(f"{name}-{now:%Y%m%dT%H%M%SZ}", "\n".join(texts), json.decode())
 

@@ -13,7 +13,7 @@ from textual.screen import Screen
 from minerwatch.api.types import AgentStatus, ContainerStatus
 from minerwatch.cli.top_screen.copies import Copy, destination, put_into_tmux, saved
 from minerwatch.cli.top_screen.proposal import Proposer
-from minerwatch.cli.top_screen.screens import ChoiceScreen, ProposalScreen, ReadingScreen
+from minerwatch.cli.top_screen.screens import ChoiceScreen, PagerScreen, ProposalScreen
 from minerwatch.view.screen import words
 
 T = TypeVar("T")
@@ -67,5 +67,5 @@ async def propose(
         return False
     result = await app.done(partial(proposer.carry_out, proposal))
     if result is not None:
-        app.push_screen(ReadingScreen(lambda width: [("", words.text_lines(result, width))]))
+        app.push_screen(PagerScreen(lambda width: [("", words.text_lines(result, width))]))
     return True

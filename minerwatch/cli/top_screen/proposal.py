@@ -18,7 +18,7 @@ from minerwatch.view.agent_summary import mode
 from minerwatch.view.culling_text import cull_text, decision_lines
 from minerwatch.view.screen.page import Section
 from minerwatch.view.screen.words import text_lines
-from minerwatch.view.selection import place
+from minerwatch.view.selection import full_name
 
 _OFF = (
     "culling is off on this node (culling.mode): it only observes. For an action, set culling.mode"
@@ -134,7 +134,7 @@ def proposal_sections(proposal: Proposal, width: int) -> list[Section]:
         meaning, style = "enforce: it is done in earnest.", "bold red"
     name = proposal.confirmation if proposal.is_permitted else ""
     sections = (
-        ("Action on", place(proposal.status), "bold"),
+        ("Action on", full_name(proposal.status), "bold"),
         ("What the policy says", proposal.decision, ""),
         ("What would be asked, word for word", proposal.request, ""),
         ("Mode", meaning, style),

@@ -20,8 +20,8 @@ from textual.widgets import Footer, Input, Label, OptionList, Static, Tab, Tabs
 from textual.widgets.option_list import Option
 
 from minerwatch.cli.top_screen.keys import key
+from minerwatch.cli.top_screen.pager import Chart, Pager, Prompt
 from minerwatch.cli.top_screen.proposal import Choice, Proposal, proposal_sections
-from minerwatch.cli.top_screen.reader import Chart, Prompt, Reader
 from minerwatch.cli.top_screen.table import LongTable
 from minerwatch.view.screen import words
 from minerwatch.view.screen.banner import banner_lines, state_of
@@ -91,7 +91,7 @@ class MainScreen(Screen[None]):
         self.set_focus(self.table)
 
     def show(self, shown: Presentation, *, is_paused: bool) -> None:
-        """Show something newer."""
+        """Show a newer presentation."""
         self.shown, self._is_paused = shown, is_paused
         self._empty.display = not shown.rows
         self._empty.update(Text(words.empty_text(shown.poll, shown, shown.view, self._waits_for)))
@@ -142,7 +142,7 @@ class MainScreen(Screen[None]):
         self._prompt.action_clear()
 
 
-class ReadingScreen(Screen[bool]):
+class PagerScreen(Screen[bool]):
     """Sections of text that are scrolled and searched: help, a node, the result of an action."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -155,13 +155,13 @@ class ReadingScreen(Screen[bool]):
     def __init__(self, sections: Callable[[int], list[Section]], chart: Chart | None = None):
         """``sections``: what is to be read, for a width."""
         super().__init__()
-        self.reader = Reader(chart)
+        self.pager = Pager(chart)
         self.fields: Sequence[Widget] = ()  # below it
         self._sections = sections
 
     def compose(self) -> ComposeResult:
-        """The text, where a search is typed, and the keys."""
-        yield self.reader
+        """Yield the text, the search's prompt, and the keys."""
+        yield self.pager
         yield from self.fields
         yield Prompt("search:", "text on this page; n the next, N the one before")
         yield Footer(compact=True)
@@ -169,7 +169,7 @@ class ReadingScreen(Screen[bool]):
     def on_mount(self) -> None:
         """Let keys scroll, or be typed where there is a field."""
         fields = self.query("#typed").results(Input)
-        self.set_focus(next(fields, self.reader))
+        self.set_focus(next(fields, self.pager))
 
     def on_resize(self, _event: events.Resize) -> None:
         """Break the lines for this width."""
@@ -177,27 +177,27 @@ class ReadingScreen(Screen[bool]):
 
     def fit(self) -> None:
         """Show the text as it is now, scrolled as it was."""
-        self.reader.show(self._sections(max(1, self.app.size.width - 1)))
+        self.pager.show(self._sections(max(1, self.app.size.width - 1)))
 
     @on(Prompt.Typed)
     def _typed(self, event: Prompt.Typed) -> None:
         event.stop()
-        self.reader.search(event.text)
+        self.pager.search(event.text)
 
     def action_search(self) -> None:
         """Type what is searched."""
-        self.query_one(Prompt).open(self.reader.searched)
+        self.query_one(Prompt).open(self.pager.searched)
 
     def action_find(self, step: int) -> None:
         """Go to the next line that was searched, or the one before."""
-        self.reader.find(step)
+        self.pager.find(step)
 
     def action_back(self) -> None:
         """Leave."""
         self.app.pop_screen()
 
 
-class PageScreen(ReadingScreen):
+class PageScreen(PagerScreen):
     """Everything about one container."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -220,7 +220,7 @@ class PageScreen(ReadingScreen):
         return page_sections(self.subject, width, is_tree=self._is_tree)
 
     def show(self, subject: Subject) -> None:
-        """Show something newer."""
+        """Show a newer presentation."""
         self.subject = subject
         self.fit()
 
@@ -241,7 +241,7 @@ class ChoiceScreen(ModalScreen[str | None]):
         self._choices = choices
 
     def compose(self) -> ComposeResult:
-        """A panel at the bottom, the table behind it."""
+        """Yield a panel for the bottom; the table stays behind it."""
         lines = (Text.assemble((f" {key}  ", "bold"), said) for key, _, said in self._choices)
         panel = OptionList(*(Option(line) for line in lines), markup=False)
         panel.border_title = Text(self._question)
@@ -260,7 +260,7 @@ class ChoiceScreen(ModalScreen[str | None]):
         self.dismiss(self._choices[event.option_index][1])
 
 
-class ProposalScreen(ReadingScreen):
+class ProposalScreen(PagerScreen):
     """A proposal; dismissed with True once the name has been typed."""
 
     def __init__(self, proposal: Proposal) -> None:

@@ -43,7 +43,7 @@ class Watched(Protocol):
     def whole(self, status: ContainerStatus) -> ContainerStatus:
         """Return the container with all its processes, as it is now. Raises MinerwatchError.
 
-        As it was if it is gone; may be called from another thread.
+        If it is gone, return ``status``. May be called from another thread.
         """
 
     def want_processes(self, *, is_wanted: bool) -> bool:
@@ -170,7 +170,7 @@ class ClusterWatched:
         return self._source.whole(status)
 
     def want_processes(self, *, is_wanted: bool) -> bool:
-        """Change nothing: all processes of all nodes are too many; it has the busiest."""
+        """Do nothing: a cluster has too many processes; the busiest are read anyway."""
         del is_wanted
         return False
 

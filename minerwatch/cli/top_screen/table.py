@@ -167,26 +167,26 @@ class LongTable(DataTable[Text]):
         if layout != self._layout or titles != self._titles:
             self._layout, self._titles, self._cells = layout, titles, []
             self.clear(columns=True)
-            for place, (column, title) in enumerate(zip(layout.columns, titles, strict=True)):
+            for index, (column, title) in enumerate(zip(layout.columns, titles, strict=True)):
                 gap = layout.gap if column is not layout.columns[-1] else 0
                 style = "bold underline" if column.sort and column.sort == shown.sort else "bold"
-                self.add_column(Text(title, style), width=column.width + gap, key=str(place))
+                self.add_column(Text(title, style), width=column.width + gap, key=str(index))
         rows = shown.rows[self._start : self._start + HELD]
-        for row_place in range(len(self._cells) - 1, len(rows) - 1, -1):
-            self.remove_row(str(row_place))
+        for row_index in range(len(self._cells) - 1, len(rows) - 1, -1):
+            self.remove_row(str(row_index))
         del self._cells[len(rows) :]
-        for row_place, row in enumerate(rows):
-            self._put(row_place, shown.cells(row, layout))
+        for row_index, row in enumerate(rows):
+            self._put(row_index, shown.cells(row, layout))
 
-    def _put(self, place: int, cells: list[Cell]) -> None:
-        if place == len(self._cells):
+    def _put(self, index: int, cells: list[Cell]) -> None:
+        if index == len(self._cells):
             self._cells.append(cells)
-            self.add_row(*map(_text, cells), key=str(place))
+            self.add_row(*map(_text, cells), key=str(index))
             return
-        before, self._cells[place] = self._cells[place], cells
+        before, self._cells[index] = self._cells[index], cells
         for column, (old, new) in enumerate(zip(before, cells, strict=True)):
             if old != new:
-                self.update_cell(str(place), str(column), _text(new))
+                self.update_cell(str(index), str(column), _text(new))
 
 
 def _text(cell: Cell) -> Text:

@@ -39,7 +39,7 @@ class Seen:
     __slots__ = ("_has_long_word", "facts", "found", "known", "rules")
 
     def __init__(self, facts: Facts, found: Found = NOTHING, rules: Collection[int] = ()) -> None:
-        """``found``: the literals in the facts; ``rules``: places of the rules that may hold."""
+        """``found``: the literals in the facts; ``rules``: indexes of the rules that may match."""
         self.facts = facts
         self.found = found
         self.rules = rules
@@ -131,9 +131,9 @@ class Evaluations:
         for inner in condition.conditions:
             if not isinstance(inner, Text) or inner.how in REGEXES:
                 self.function(inner)  # lists of names are compiled as they are found
-        others = sorted((condition.conditions[place] for place in choice.others), key=_cost)
+        others = sorted((condition.conditions[index] for index in choice.others), key=_cost)
         others_hold = _any_holds(tuple(map(self.function, others)))
-        literals, function = choice.places.keys(), self.function
+        literals, function = choice.indexes.keys(), self.function
 
         def holds(seen: Seen) -> bool:
             for literal in literals & seen.found:
@@ -150,34 +150,34 @@ class _Choice:
 
     def __init__(self, choice: Any, needed: Callable[[Condition], Sequence[Found]]) -> None:
         self._conditions = choice.conditions
-        self.places: dict[int, int | tuple[int, ...]] = {}
-        """Places of conditions, by literal; nearly all literals have one place."""
+        self.indexes: dict[int, int | tuple[int, ...]] = {}
+        """Indexes of conditions, by literal; nearly all literals have one."""
         self.others: list[int] = []
-        """Places of conditions that need no literal."""
-        for place, inner in enumerate(choice.conditions):
+        """Indexes of conditions that need no literal."""
+        for index, inner in enumerate(choice.conditions):
             clause, *_ = needed(inner) or (NOTHING,)
             if not clause or LONG in clause:
-                self.others.append(place)
+                self.others.append(index)
                 continue
             for literal in clause:
-                before = self.places.get(literal)
-                self.places[literal] = place if before is None else (*_places(before), place)
+                before = self.indexes.get(literal)
+                self.indexes[literal] = index if before is None else (*_indexes(before), index)
 
     def with_literal(self, literal: int) -> Sequence[Condition]:
         """Return the conditions that may hold because the literal was found."""
-        places = self.places[literal]
-        if isinstance(places, int):
-            return (self._conditions[places],)
-        return [self._conditions[place] for place in places]
+        indexes = self.indexes[literal]
+        if isinstance(indexes, int):
+            return (self._conditions[indexes],)
+        return [self._conditions[index] for index in indexes]
 
     def possible(self, seen: Seen) -> Iterator[Condition]:
         """Yield the conditions that may hold, in their order."""
-        found = (_places(self.places[literal]) for literal in self.places.keys() & seen.found)
-        for place in sorted({*self.others, *chain.from_iterable(found)}):
-            yield self._conditions[place]
+        found = (_indexes(self.indexes[literal]) for literal in self.indexes.keys() & seen.found)
+        for index in sorted({*self.others, *chain.from_iterable(found)}):
+            yield self._conditions[index]
 
 
-def _places(each: int | tuple[int, ...]) -> tuple[int, ...]:
+def _indexes(each: int | tuple[int, ...]) -> tuple[int, ...]:
     return each if isinstance(each, tuple) else (each,)
 
 
@@ -250,7 +250,7 @@ def _remembered(field: str, evaluate: Evaluate) -> Evaluate:
 
 
 _REPEATED = frozenset(("Comm", "CurrentDirectory", "Image", "ParentImage"))
-"""Fields whose texts come again with other processes."""
+"""Fields whose texts many processes share."""
 _REMEMBERED = 64
 """Texts for which a condition's result is remembered."""
 _MAX_REMEMBERED_CHARS = 256

@@ -50,10 +50,10 @@ def _line_and_hits(predicate: Text, facts: Facts) -> tuple[str, list[tuple[int, 
     if not isinstance(value, tuple):
         return str(value), [(0, len(str(value)))]
     element = _element(predicate, facts)
-    place = value.index(element) if element in value else 0
+    index = value.index(element) if element in value else 0
     apart = [_INNER_BLANKS.sub("\u00a0", each) for each in value]
-    start = sum(len(each) + 1 for each in apart[:place])
-    hits = _hits(predicate, apart[place] if apart else "") or [(0, len(element))]
+    start = sum(len(each) + 1 for each in apart[:index])
+    hits = _hits(predicate, apart[index] if apart else "") or [(0, len(element))]
     return " ".join(apart), [(start + begin, start + end) for begin, end in hits]
 
 

@@ -141,8 +141,8 @@ class Literals:
             return ()
         ranked = [(*each[: _MAX_CLAUSES - 1], each[-1]) for each in alternatives]
         return [
-            NOTHING.union(*(each[min(place, len(each) - 1)] for each in ranked))
-            for place in range(max(map(len, ranked), default=0))
+            NOTHING.union(*(each[min(index, len(each) - 1)] for each in ranked))
+            for index in range(max(map(len, ranked), default=0))
         ]
 
     def _of_predicate(self, predicate: Text | Flag) -> Iterable[Found]:

@@ -316,7 +316,7 @@ class DetectionReader:
     def _expanded(
         self, value: SigmaString, at: KeyPath, literal: _Quote = str
     ) -> Iterator[tuple[_Part, ...]]:
-        """Return the value's parts, once for each combination of its placeholders' entries."""
+        """Yield the value's parts, once for each combination of its placeholders' entries."""
         from sigma.types import Placeholder, SpecialChars
 
         choices: list[tuple[_Part, ...]] = []

@@ -1,4 +1,4 @@
-"""The subset of Sigma that is supported; anything else is refused with its place and reason."""
+"""The subset of Sigma that is supported; anything else is refused with its line and the reason."""
 
 from __future__ import annotations
 

@@ -116,10 +116,10 @@ def outline_of(rule: Rule, lists: Lists) -> Outline:
     """Read a rule and its filters again, as outline; raise ``RuleError`` if one has an error."""
     whole = _outline(rule.path, lists, "detection")
     for each in rule.filters:
-        place = f"{each.path.parent.name}/{each.path.name}"
-        part = _outline(each.path, lists, "filter", f" in {place}")
+        file = f"{each.path.parent.name}/{each.path.name}"
+        part = _outline(each.path, lists, "filter", f" in {file}")
         whole = Outline(
-            f"{whole.text}; filter {place}: {part.text}",
+            f"{whole.text}; filter {file}: {part.text}",
             all_of((whole.logic, part.logic)),
             {**whole.selections, **part.selections},
             {**whole.lines, **part.lines},

@@ -44,7 +44,7 @@ Fingerprint = frozenset[tuple[str, Stamp | int]]
 
 
 @dataclass(frozen=True, slots=True)
-class _ReadFile:
+class _ParsedFile:
     """Result of one file; while the file is broken, the result of the last good version."""
 
     folder: Path  # of the stack
@@ -66,7 +66,7 @@ class RuleBook:
     content: tuple[Path, ...] = ()  # YARA files
     content_stamps: Fingerprint = frozenset()  # of the YARA files
     lists: Lists = field(default_factory=Lists, repr=False)
-    files: Mapping[Path, _ReadFile] = field(default_factory=dict, repr=False)
+    files: Mapping[Path, _ParsedFile] = field(default_factory=dict, repr=False)
     private: tuple[Path, ...] = ()  # folders: only the ids of their rules leave the node
 
     def as_written(self, rule: Rule) -> Rule:
@@ -139,7 +139,7 @@ def has_changed(book: RuleBook) -> bool:
 def fingerprint(folders: Sequence[Path]) -> Fingerprint:
     """Return a value that changes when a file is written, replaced, added or removed."""
     return frozenset(
-        (seen.place, seen.stamp or seen.errno) for folder in folders for seen in _walk(folder)
+        (seen.name, seen.stamp or seen.errno) for folder in folders for seen in _walk(folder)
     )
 
 
@@ -149,14 +149,14 @@ def fingerprint(folders: Sequence[Path]) -> Fingerprint:
 class _Seen(NamedTuple):
     """A file that matters, or with ``errno`` a file or folder that cannot be read."""
 
-    place: str  # a path; hundreds of these are listed each tick
+    name: str  # a path; hundreds of these are listed each tick
     stamp: Stamp | None = None
     errno: int = 0
     is_rule: bool = False
 
     @property
     def path(self) -> Path:
-        return Path(self.place)
+        return Path(self.name)
 
 
 def _walk(folder: Path) -> Iterator[_Seen]:
@@ -229,10 +229,10 @@ def _list_marks(folder: str) -> Iterator[_Seen]:
 def _read(folders: tuple[Path, ...], previous: RuleBook) -> RuleBook:
     # Taken before any file is read, so that a change meanwhile is found next time.
     marks = fingerprint(folders)
-    lists = read_lists(map(_list_place, folders), frozenset(map(_list_place, previous.private)))
+    lists = read_lists(map(_list_folder, folders), frozenset(map(_list_folder, previous.private)))
     changed = _changed_lists(lists, previous.lists)
     known = _known_conditions(previous)
-    files: dict[Path, _ReadFile] = {}
+    files: dict[Path, _ParsedFile] = {}
     folder_errors: list[RuleError] = []
     content: dict[Path, Stamp | int] = {}
     for folder in folders:
@@ -266,7 +266,7 @@ def _read(folders: tuple[Path, ...], previous: RuleBook) -> RuleBook:
     )
 
 
-def _list_place(folder: Path) -> Path:
+def _list_folder(folder: Path) -> Path:
     """Return the folder with the lists: for a single file, the folder that it is in."""
     return folder if folder.is_dir() else folder.parent
 
@@ -283,10 +283,10 @@ def _changed_lists(now: Lists, before: Lists) -> frozenset[str]:
     )
 
 
-def _kept_below(path: Path, folder: Path, previous: RuleBook) -> dict[Path, _ReadFile]:
+def _kept_below(path: Path, folder: Path, previous: RuleBook) -> dict[Path, _ParsedFile]:
     """Return the last results of the files below a folder that can no longer be read."""
     return {
-        at: _ReadFile(folder, None, file.outcome, file.error)
+        at: _ParsedFile(folder, None, file.outcome, file.error)
         for at, file in previous.files.items()
         if at.is_relative_to(path)
     }
@@ -294,7 +294,7 @@ def _kept_below(path: Path, folder: Path, previous: RuleBook) -> dict[Path, _Rea
 
 def _read_file(
     folder: Path, seen: _Seen, lists: Lists, changed: frozenset[str], previous: RuleBook
-) -> _ReadFile:
+) -> _ParsedFile:
     before = previous.files.get(seen.path)
     private = folder in previous.private
     if before is not None and _still_good(before, seen, changed):
@@ -306,12 +306,12 @@ def _read_file(
     except RuleError as error:
         kept = _marked(kept, private=private)
         quotes_list = any(f"%{name}%" in text for name in lists.shown)
-        return _ReadFile(folder, None, kept, error, names_secrets=quotes_list)
+        return _ParsedFile(folder, None, kept, error, names_secrets=quotes_list)
     if not (
         private or isinstance(outcome, SkippedRule) or lists.shown.keys().isdisjoint(outcome.lists)
     ):
         outcome = _with_secrets(outcome, text, lists)
-    return _ReadFile(folder, stamp, _marked(outcome, private=private), None)
+    return _ParsedFile(folder, stamp, _marked(outcome, private=private), None)
 
 
 def _parse(path: Path, text: str, lists: Lists) -> Outcome:
@@ -332,7 +332,7 @@ def _with_secrets(outcome: Rule | Filter, text: str, lists: Lists) -> Rule | Fil
 
 
 def _known_conditions(book: RuleBook) -> Known:
-    """Return the conditions in memory, for files to be read to share."""
+    """Return the conditions in memory, so that files read later share equal ones."""
     known: Known = {}
     for outcome in (*book.rules, *(file.outcome for file in book.files.values())):
         _share(outcome, known)
@@ -356,7 +356,7 @@ def _marked(outcome: Outcome | None, *, private: bool) -> Outcome | None:
     return replace(outcome, private=private)
 
 
-def _still_good(before: _ReadFile, seen: _Seen, changed: frozenset[str]) -> bool:
+def _still_good(before: _ParsedFile, seen: _Seen, changed: frozenset[str]) -> bool:
     if before.error is not None or before.stamp is None or before.stamp != seen.stamp:
         return False
     outcome = before.outcome
@@ -364,9 +364,9 @@ def _still_good(before: _ReadFile, seen: _Seen, changed: frozenset[str]) -> bool
 
 
 def _in_force(
-    folders: Sequence[Path], files: Mapping[Path, _ReadFile]
+    folders: Sequence[Path], files: Mapping[Path, _ParsedFile]
 ) -> tuple[tuple[Rule | Filter, ...], list[RuleError]]:
-    """Keep one outcome an id: that of the last folder. Two in one folder are an error."""
+    """Keep one outcome for each id, the last folder's; two in one folder are an error."""
     in_force: dict[str, Rule | Filter] = {}
     clashes: list[RuleError] = []
     for folder in folders:

@@ -140,7 +140,7 @@ class _Loader(_SafeLoader):
 
 
 class _Reader:
-    """Converts nodes to plain values, and records the line of each key."""
+    """Converts nodes to plain values, and keeps the line of each key."""
 
     def __init__(self, path: Path, loader: yaml.SafeLoader) -> None:
         self._path = path

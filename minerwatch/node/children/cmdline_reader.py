@@ -34,8 +34,8 @@ def _put_arguments(path: str, piece_bytes: int, max_pieces: int) -> None:
 def _main(proc: str, piece_bytes: int, max_pieces: int) -> None:
     try:
         for line in sys.stdin.buffer:
-            place = line.decode().strip().strip('"')
-            _put_arguments(f"{proc}/{place}/cmdline", piece_bytes, max_pieces)
+            task_path = line.decode().strip().strip('"')
+            _put_arguments(f"{proc}/{task_path}/cmdline", piece_bytes, max_pieces)
     except BrokenPipeError:
         os._exit(0)  # the agent has exited; an ordinary exit would flush, and fail, once more
 

@@ -3,16 +3,7 @@
 The agent runs this file by path and never imports it: reading another process's memory can hang,
 and a decoder must not crash the agent. No code is kept or sent, only counts. One JSON value a line:
 
-=============================================================  ==================================
-standard input                                                 standard output
-=============================================================  ==================================
-``[pid, start_ticks, is_relative, [[address, n, "code"], …]]``  ``{"samples", "unread", …}``
-=============================================================  ==================================
-
-``code``: in base64 what was copied while it was executed; if empty, it is read from the process. A
-copy that is in no mapping any more, or that a file does not have there, counts as anonymous. With
-``is_relative`` another process executed it: it counts where this one maps code, too.
-
+=============================================================  ===========================
 A window is the 16 instructions from a sampled address on. Windows tell more than averages: a hash
 function is dense in exclusive or, rotation and additions of vectors, and has no floating point,
 few branches and few of the vector instructions that media codecs are made of.
@@ -159,8 +150,8 @@ class _Mapping:
 
     def __init__(self, line: bytes) -> None:
         """Raises ValueError if it is no line of maps (proc_pid_maps(5))."""
-        place, self.permissions, offset, device, inode, *name = line.split(None, 5)
-        start, _, end = place.partition(b"-")
+        addresses, self.permissions, offset, device, inode, *name = line.split(None, 5)
+        start, _, end = addresses.partition(b"-")
         self.start, self.end, self.offset = int(start, 16), int(end, 16), int(offset, 16)
         self.file = device + b":" + inode if inode != b"0" else b""
         self.name = name[0] if name else b""
@@ -193,8 +184,8 @@ class Mappings:
             first, _, rest = line.partition(b"-")
             try:
                 start, end = int(first, 16), int(rest.partition(b" ")[0], 16)
-                place = bisect_left(wanted, start)
-                if place < len(wanted) and wanted[place] < end:
+                index = bisect_left(wanted, start)
+                if index < len(wanted) and wanted[index] < end:
                     self._mappings.append(_Mapping(line))
                 if end - start > largest_bytes and b" /" in line and _Mapping(line).is_of_disk:
                     largest_bytes = end - start
@@ -207,10 +198,10 @@ class Mappings:
 
     def of(self, address: int) -> _Mapping | None:
         """Return the mapping that holds ``address``."""
-        place = bisect_right(self._starts, address) - 1
-        if place < 0 or address >= self._mappings[place].end:
+        index = bisect_right(self._starts, address) - 1
+        if index < 0 or address >= self._mappings[index].end:
             return None
-        return self._mappings[place]
+        return self._mappings[index]
 
 
 def _is_code(mapping: _Mapping) -> bool:
@@ -387,8 +378,8 @@ def _page(address: int, mapping: _Mapping) -> str:
     """Return a name of the page: the same in all processes that map the same file."""
     if not mapping.file:
         return f"{address >> _PAGE_BITS:x}"
-    place = address - mapping.start + mapping.offset
-    return f"{mapping.file.decode(errors='replace')}:{place >> _PAGE_BITS:x}"
+    file_offset = address - mapping.start + mapping.offset
+    return f"{mapping.file.decode(errors='replace')}:{file_offset >> _PAGE_BITS:x}"
 
 
 class Question:

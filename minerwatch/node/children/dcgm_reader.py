@@ -1,7 +1,7 @@
 """Reads the metrics of dcgm-exporter, in a process of its own: no answer of it is trusted.
 
 The agent starts this file as a child (``dcgm_reader.py URL``); it exits when its input ends. Each
-line of that is a question. The answer is as that of ``gpu_sampler``, but has ``pods`` in place of
+line of that is a question. The answer is as that of ``gpu_sampler``, but has ``pods`` instead of
 ``uses``: ``[device, namespace, pod, container, memory_bytes]``. An exporter knows to which pod the
 kubelet gave a device, not which process uses it.
 """
@@ -126,11 +126,11 @@ def _memory_bytes(device: _Device) -> int | None:
 
 def fetched(url: str) -> str:
     """Return the body of the answer. Raises OSError or HTTPException."""
-    place = urlsplit(url)
-    connection = HTTPConnection(place.hostname or "", place.port or 80)
+    parts = urlsplit(url)
+    connection = HTTPConnection(parts.hostname or "", parts.port or 80)
     signal.setitimer(signal.ITIMER_REAL, MAX_S)  # of all steps together
     try:
-        connection.request("GET", place.path or "/metrics", headers={"Accept": "text/plain"})
+        connection.request("GET", parts.path or "/metrics", headers={"Accept": "text/plain"})
         answer = connection.getresponse()
         body = answer.read(MAX_BYTES + 1) if answer.status == 200 else b""
     finally:

@@ -50,15 +50,15 @@ def _digest(proc: str, pid: int, start_ticks: int, max_bytes: int, known: _Known
         os.close(file)
 
 
-def _open_executable(place: str) -> int:
+def _open_executable(process_folder: str) -> int:
     """Open the executable; if the first thread has exited, through another thread's link."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        return os.open(f"{place}/exe", flags)
+        return os.open(f"{process_folder}/exe", flags)
     except FileNotFoundError:
-        for tid in os.listdir(f"{place}/task")[:_MAX_THREADS]:  # noqa: PTH208
+        for tid in os.listdir(f"{process_folder}/task")[:_MAX_THREADS]:  # noqa: PTH208
             try:
-                return os.open(f"{place}/task/{tid}/exe", flags)
+                return os.open(f"{process_folder}/task/{tid}/exe", flags)
             except OSError:
                 continue
         raise
@@ -73,8 +73,8 @@ def _hash(file: int, max_bytes: int) -> str:
     return digest.hexdigest()
 
 
-def _read_stat(place: str) -> bytes:
-    with open(f"{place}/stat", "rb") as file:  # noqa: PTH123 - pathlib is slow to import
+def _read_stat(process_folder: str) -> bytes:
+    with open(f"{process_folder}/stat", "rb") as file:  # noqa: PTH123 - pathlib is slow to import
         return file.read(4096)
 
 

@@ -55,7 +55,7 @@ _NOT_COMPUTE = frozenset(
 )
 """Engines that move data or code video."""
 _INITIAL_NAMESPACE = "pid:[4026531836]"
-"""Whose PIDs KFD names its processes by (PROC_PID_INIT_INO of include/linux/proc_ns.h)."""
+"""PID namespace of the PIDs that KFD shows (PROC_PID_INIT_INO of include/linux/proc_ns.h)."""
 _LIBC = ctypes.CDLL(None)
 _VIDEO_MEMORY = re.compile(r"(?:vram|local)\d*$")
 
@@ -214,16 +214,16 @@ class DrmFiles:
         if len(others) > 1:  # a thread may have files of its own: unshare(2)
             yield from self._part(others[_chance(len(others))])
 
-    def _part(self, place: str) -> Iterator[_File]:
+    def _part(self, task_folder: str) -> Iterator[_File]:
         """Yield open files of a thread; of one that has many, some that follow a random number."""
-        found = _open_files(f"{place}/fd", 0)
+        found = _open_files(f"{task_folder}/fd", 0)
         if len(found) > MAX_FILES:
             self._failures["open_files"] += 1
-            size = re.search(r"^FDSize:\t(\d{1,9})$", _text(f"{place}/status"), re.MULTILINE)
+            size = re.search(r"^FDSize:\t(\d{1,9})$", _text(f"{task_folder}/status"), re.MULTILINE)
             found = _open_files(
-                f"{place}/fd", _chance(min(int(size[1]) if size else 1, _MAX_NUMBER))
+                f"{task_folder}/fd", _chance(min(int(size[1]) if size else 1, _MAX_NUMBER))
             )
-        yield from ((place, each) for each in found[:MAX_FILES])
+        yield from ((task_folder, each) for each in found[:MAX_FILES])
 
     def _is_drm(self, file: _File) -> bool:
         """Return True for an open device of /dev/dri, under whatever name it was opened."""
@@ -268,7 +268,7 @@ class DrmFiles:
 
     def _add_kfd(self, cards: Collection[_Card], uses: dict[str, dict[int, Use]]) -> None:
         """Add processes of ROCm: its share of the device is not known, only that of all."""
-        places = {card.render: card.pci for card in cards}
+        pci_by_render = {card.render: card.pci for card in cards}
         root = f"{self._sys}/class/kfd/kfd"
         by_id: dict[str, str] = {}
         for node in _names(f"{root}/topology/nodes"):
@@ -276,8 +276,8 @@ class DrmFiles:
             lines = _text(f"{folder}/properties").splitlines()
             render = dict(line.partition(" ")[::2] for line in lines).get("drm_render_minor", "")
             gpu_id = _text(f"{folder}/gpu_id").strip()
-            if gpu_id not in ("", "0") and f"renderD{render}" in places:
-                by_id[gpu_id] = places[f"renderD{render}"]
+            if gpu_id not in ("", "0") and f"renderD{render}" in pci_by_render:
+                by_id[gpu_id] = pci_by_render[f"renderD{render}"]
         pids = [int(each) for each in _names(f"{root}/proc") if each.isdigit()] if by_id else []
         if _link(f"{self._proc}/self/ns/pid") not in ("", _INITIAL_NAMESPACE):
             self._failures["foreign_pids"] += len(pids)
@@ -294,18 +294,18 @@ class DrmFiles:
 def _open_files(folder: str, first: int) -> list[int]:
     """Return the numbers of some open files from ``first`` on; empty if they may not be read."""
     try:
-        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
         return []
     try:
         if first:  # offsets in /proc/PID/fd are numbers of files, after the two dots
-            os.lseek(place, first + 2, os.SEEK_SET)
-        with os.scandir(place) as files:
+            os.lseek(folder_fd, first + 2, os.SEEK_SET)
+        with os.scandir(folder_fd) as files:
             return [int(each.name) for each in islice(files, MAX_FILES + 1)]
     except OSError:
         return []
     finally:
-        os.close(place)
+        os.close(folder_fd)
 
 
 def _chance(end: int) -> int:

@@ -34,7 +34,7 @@ from minerwatch.node.children.gpu_files import DrmFiles, owner_of
 from minerwatch.node.children.gpu_nvml import Device, Nvml, NvmlError, Use
 
 NO_NVML = "none"
-"""In place of the library's path: do not load it."""
+"""Instead of the library's path: do not load it."""
 MAX_USES = 512
 _MAX_FAILURES = 16
 _MAX_TEXT = 64

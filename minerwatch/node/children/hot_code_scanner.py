@@ -3,12 +3,12 @@
 The agent runs this file by path and never imports it. No code leaves it, only names of YARA rules
 and hashes of pages. One JSON value a line:
 
-========================================================  =====================================
-standard input                                            standard output
-========================================================  =====================================
-``{"rules": [[text, earlier text], …]}``                  ``{"broken": [[file, line, reason]]}``
-``{"proc", "place", "pid", "start_ticks", "addresses"}``  ``{"is_there", "names", …}``
-========================================================  =====================================
+============================================================  =====================================
+standard input                                                standard output
+============================================================  =====================================
+``{"rules": [[text, earlier text], …]}``                      ``{"broken": [[file, line, reason]]}``
+``{"proc", "task_path", "pid", "start_ticks", "addresses"}``  ``{"is_there", "names", …}``
+============================================================  =====================================
 
 Rules match one text, made of
 
@@ -89,8 +89,8 @@ class Mapping(NamedTuple):
 class Process:
     """One process, open for reading. Raises OSError if it cannot be read."""
 
-    def __init__(self, proc: str, place: str, pid: int, start_ticks: int) -> None:
-        self._folder = f"{proc}/{place}"
+    def __init__(self, proc: str, task_path: str, pid: int, start_ticks: int) -> None:
+        self._folder = f"{proc}/{task_path}"
         self._memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
         self._pages = -1
         try:
@@ -121,10 +121,10 @@ class Process:
 
     def mapping(self, address: int) -> Mapping | None:
         """Return the executable or read-only mapping of an address."""
-        place = bisect_right(self._starts, address) - 1
-        if place < 0 or address >= self._mappings[place].end:
+        index = bisect_right(self._starts, address) - 1
+        if index < 0 or address >= self._mappings[index].end:
             return None
-        return self._mappings[place]
+        return self._mappings[index]
 
     def mount_table(self) -> bytes:
         """Return the mounts that it sees (proc_pid_mountinfo(5))."""
@@ -251,16 +251,16 @@ class HotCode:
 
     def _followed(self) -> Iterator[Reference]:
         """Yield the addresses that read-only memory holds, mostly a library's offset table."""
-        for by, place, _ in self._references.pointers:
-            mapping = self._process.mapping(place)
+        for by, address, _ in self._references.pointers:
+            mapping = self._process.mapping(address)
             if mapping is not None and not mapping.is_writable:
-                content = self._process.content(place, 8)
+                content = self._process.content(address, 8)
                 if len(content) == 8:
                     yield Reference(by, int.from_bytes(content, "little"))
 
     def _distance(self, address: int) -> int:
-        place = bisect_left(self._sampled, address)
-        return min(abs(address - each) for each in self._sampled[max(0, place - 1) : place + 1])
+        index = bisect_left(self._sampled, address)
+        return min(abs(address - each) for each in self._sampled[max(0, index - 1) : index + 1])
 
 
 # Rules.
@@ -299,9 +299,9 @@ def is_of_image(process: Process, mapping: Mapping, proc: str) -> bool:
         return True
     mount = above[-1]
     if mount.kind == b"overlay":
-        place = os.fsencode(f"{proc}/1/root") + mount.upper + name[len(mount.point.rstrip(b"/")) :]
+        path = os.fsencode(f"{proc}/1/root") + mount.upper + name[len(mount.point.rstrip(b"/")) :]
         try:
-            return not (mount.upper and stat.S_ISREG(os.lstat(place).st_mode))
+            return not (mount.upper and stat.S_ISREG(os.lstat(path).st_mode))
         except OSError:
             return True
     is_in_container = above[0].kind == b"overlay"
@@ -338,7 +338,7 @@ def answer(
     proc: str = question["proc"]
     try:
         process = Process(
-            proc, question["place"], int(question["pid"]), int(question["start_ticks"])
+            proc, question["task_path"], int(question["pid"]), int(question["start_ticks"])
         )
     except (OSError, ValueError, IndexError):
         return {"is_there": False}

@@ -235,7 +235,7 @@ def arm_word(mnemonic: str, operands: str) -> str:
 
 
 class Reference(NamedTuple):
-    """A place in memory that an instruction names."""
+    """An address in memory that an instruction names."""
 
     by: int
     address: int
@@ -293,7 +293,7 @@ class References:
             last = _number(rest.rpartition(", ")[2])
             self._put(register, last if last and last >= _LOWEST_TABLE else None)
         elif mnemonic in ("add", "ldr", "ldp", "ld1"):
-            match = _ARM_PLACE.search(operands)
+            match = _ARM_OPERAND.search(operands)
             base = registers.get(match[1]) if match else None
             if match and base is not None:
                 named = base + int(match[2] or "0", 0)
@@ -326,7 +326,7 @@ def _x86_operand_bytes(operands: str) -> int:
 
 _X86_RELATIVE = re.compile(r"\[rip ([+-]) (0x[0-9a-f]+|\d+)\]")
 _X86_ADDRESS = re.compile(r"\b0x([0-9a-f]{5,16})\b")
-_ARM_PLACE = re.compile(r", \[?(x\d+)(?:, #(0x[0-9a-f]+|\d+))?\]?$")
+_ARM_OPERAND = re.compile(r", \[?(x\d+)(?:, #(0x[0-9a-f]+|\d+))?\]?$")
 _ARM_HALF = re.compile(r"#(0x[0-9a-f]+|\d+)(?:, lsl #(\d+))?")
 
 
@@ -336,7 +336,7 @@ _BRANCH = re.compile(r"j|call|loop|b$|bl$|b\.|cbn?z|tbn?z")
 
 
 def masked(instruction: Instruction, page_bytes: int, is_mapped: Callable[[int], bool]) -> str:
-    """Return the text of an instruction that was decoded at its place in a page.
+    """Return the text of an instruction that was decoded at its offset in a page.
 
     Without what may differ each time that a program is linked or loaded: addresses relative to
     the instruction, ones that ``is_mapped`` knows, and branches that leave the page.

@@ -2,11 +2,11 @@
 
 The agent runs this file by path: a layer may lie on a file system that hangs. One value a line:
 
-===================================  ======================================
-standard input                       standard output
-===================================  ======================================
-``{"pid", "place", "start_ticks"}``  ``{"is_in_image": true, false or null}``
-===================================  ======================================
+=======================================  ======================================
+standard input                           standard output
+=======================================  ======================================
+``{"pid", "task_path", "start_ticks"}``  ``{"is_in_image": true, false or null}``
+=======================================  ======================================
 
 An overlay file system (Documentation/filesystems/overlayfs.rst) has an upper layer, which holds all
 that was written in the container, above the lower layers of its image. Files of the image are
@@ -110,13 +110,13 @@ class OverlayReader:
         if not os.access(self._host_root, os.X_OK):
             self._host_root = ""  # outside a container it is the same
 
-    def is_in_image(self, pid: int, place: str, start_ticks: int) -> bool | None:
+    def is_in_image(self, pid: int, task_path: str, start_ticks: int) -> bool | None:
         """Return True if the executable came with the image; None: unknown. Raises OSError."""
-        running = os.open(f"{self._proc}/{place}/exe", os.O_PATH | os.O_CLOEXEC)
+        running = os.open(f"{self._proc}/{task_path}/exe", os.O_PATH | os.O_CLOEXEC)
         try:
             if _start_ticks(self._read(f"{pid}/stat")) != start_ticks:
                 return None
-            overlay = root_overlay(self._read(f"{place}/mountinfo"), _mount_id(running))
+            overlay = root_overlay(self._read(f"{task_path}/mountinfo"), _mount_id(running))
             if overlay is None or overlay.device == root_device(self._read("1/mountinfo")):
                 return None
             # Only now a file system is asked: the container's own, not one that a tenant serves.
@@ -180,7 +180,9 @@ def main() -> None:
         question = json.loads(line)
         found = None
         with suppress(OSError, ValueError, IndexError):
-            found = reader.is_in_image(question["pid"], question["place"], question["start_ticks"])
+            found = reader.is_in_image(
+                question["pid"], question["task_path"], question["start_ticks"]
+            )
         os.write(1, json.dumps({"is_in_image": found}).encode() + b"\n")
 
 

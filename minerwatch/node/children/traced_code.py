@@ -97,8 +97,8 @@ class TracedCode:
         """Return ranges that were reached, in the order of ``starts``, one of which each holds."""
         ends = [(each.address, each.address + each.size) for each in self.reached]
         ranges = [*joined(ends, _SAME_FUNCTION_BYTES)]
-        places = [bisect_right(ranges, (start, _USER_SPACE_END)) - 1 for start in starts]
-        return [ranges[place] for place in dict.fromkeys(places) if place >= 0][:_MAX_FUNCTIONS]
+        indexes = [bisect_right(ranges, (start, _USER_SPACE_END)) - 1 for start in starts]
+        return [ranges[index] for index in dict.fromkeys(indexes) if index >= 0][:_MAX_FUNCTIONS]
 
     def _trace_back(self, start: int, end: int) -> None:
         """Take what stands before ``start`` in the same function, and before calls of it."""

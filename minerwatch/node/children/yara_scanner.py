@@ -3,13 +3,13 @@
 The agent runs this file by path and never imports it, so that the memory of YARA-X and of scans is
 freed with the process. One JSON value a line:
 
-==================================================  ==========================================
-standard input                                      standard output
-==================================================  ==========================================
-``{"rules": [[text, earlier text], …]}``            ``{"broken": [[number, line, reason], …]}``
-``{"proc", "pid", "place", "start_ticks"}``         ``{"name"}`` for each match
-..                                                  ``{"is_there", "failures": […]}``
-==================================================  ==========================================
+===============================================  ==========================================
+standard input                                   standard output
+===============================================  ==========================================
+``{"rules": [[text, earlier text], …]}``         ``{"broken": [[number, line, reason], …]}``
+``{"proc", "pid", "task_path", "start_ticks"}``  ``{"name"}`` for each match
+..                                               ``{"is_there", "failures": […]}``
+===============================================  ==========================================
 
 Data in memory is not code: outsiders choose what a server receives, an editor opens or a compressor
 reads. Only these are scanned, and only pages that /proc/PID/pagemap shows present
@@ -109,7 +109,7 @@ class _Scan:
         self._scanners = scanners
         self._proc: str = question["proc"]
         self._pid: int = question["pid"]
-        self._place: str = question["place"]
+        self._task_path: str = question["task_path"]
         self._start_ticks: int = question["start_ticks"]
         self._until_cpu_s = time.process_time() + _SCAN_CPU_S
         self._fds: list[int] = []
@@ -138,7 +138,7 @@ class _Scan:
         return self._is_there()
 
     def _open(self, name: str) -> int:
-        fd = os.open(f"{self._proc}/{self._place}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(f"{self._proc}/{self._task_path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         self._fds.append(fd)
         return fd
 
@@ -147,15 +147,15 @@ class _Scan:
             return file.read(65536)
 
     def _program(self) -> Program:
-        code_start = int(_stat_fields(self._read(f"{self._place}/stat"))[23])
+        code_start = int(_stat_fields(self._read(f"{self._task_path}/stat"))[23])
         if code_start == 0:
             raise ProcessLookupError(errno.ESRCH, "no memory: it exited, or is a kernel thread")
-        data_kib = sum(map(int, _DATA.findall(self._read(f"{self._place}/status"))))
+        data_kib = sum(map(int, _DATA.findall(self._read(f"{self._task_path}/status"))))
         return Program(
             code_start=code_start,
             data_bytes=data_kib << 10,
             read_implies_exec=bool(
-                int(self._read(f"{self._place}/personality"), 16) & _READ_IMPLIES_EXEC
+                int(self._read(f"{self._task_path}/personality"), 16) & _READ_IMPLIES_EXEC
             ),
         )
 

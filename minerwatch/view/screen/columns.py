@@ -15,7 +15,7 @@ from minerwatch.view.lines import cut, fitted
 from minerwatch.view.screen.containers import Row
 from minerwatch.view.screen.history import key_of, sparkline, total
 from minerwatch.view.screen.layout import NARROW, Column, Scene
-from minerwatch.view.selection import abuse_of, is_busy, place
+from minerwatch.view.selection import abuse_of, full_name, is_busy
 
 _SUMMED_MEMBERS = 500  # of a group, the first in order
 _THROTTLED_SHARE = 0.01  # of the periods, from which on it is marked
@@ -110,7 +110,7 @@ def _column(
 def _draw_name(row: Row, scene: Scene, width: int) -> str:
     if row.group is not None:
         return cut((_OPEN if row.group.is_open else _CLOSED) + row.group.title, width)
-    name = _INDENT * row.depth + printable(place(row.status), NAME_LENGTH)
+    name = _INDENT * row.depth + printable(full_name(row.status), NAME_LENGTH)
     return named(name, row.status.node, scene, width)
 
 

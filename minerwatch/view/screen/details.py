@@ -14,7 +14,7 @@ from minerwatch.kinds import Level
 from minerwatch.untrusted_text.display import printable, shown_command_line
 from minerwatch.view.columns import LEVEL_STYLES, NAME_LENGTH, reasons
 from minerwatch.view.screen.containers import Group, Row
-from minerwatch.view.selection import IDLE_CORES, place
+from minerwatch.view.selection import IDLE_CORES, full_name
 
 _COMMAND_LENGTH = 400
 _MAX_PROCESSES = 8
@@ -26,7 +26,7 @@ def container_lines(row: Row, now: datetime) -> Iterator[Text]:
 
 
 def _of_container(status: ContainerStatus, now: datetime) -> Iterator[Text]:
-    yield Text(printable(place(status), NAME_LENGTH), "bold")
+    yield Text(printable(full_name(status), NAME_LENGTH), "bold")
     level = f"{printable(status.level, 16)} for {age(status.since, now)}"
     said = reasons(status) or _nothing(status)
     yield Text.assemble((level, LEVEL_STYLES.get(status.level, "")), f": {said}")
@@ -68,5 +68,5 @@ def _of_group(row: Row, group: Group) -> Iterator[Text]:
     used = f"{row.status.cpu_cores:.2f} cores, {row.status.cpu_hours:.1f} CPU hours in all"
     yield Text(f"{counts} · {used}")
     worst = max(group.members, key=lambda each: each.score)
-    yield Text(f"worst: {printable(place(worst), NAME_LENGTH)}")
+    yield Text(f"worst: {printable(full_name(worst), NAME_LENGTH)}")
     yield Text(reasons(row.status))

@@ -101,10 +101,10 @@ def total(readings: Iterable[Sequence[float]]) -> Sequence[float]:
     summed: list[float] = []
     for cores in readings:
         summed[:0] = [nan] * (len(cores) - len(summed))
-        for place in range(1, len(cores) + 1):
-            if not isnan(cores[-place]):
-                before = summed[-place]
-                summed[-place] = cores[-place] + (0.0 if isnan(before) else before)
+        for back in range(1, len(cores) + 1):
+            if not isnan(cores[-back]):
+                before = summed[-back]
+                summed[-back] = cores[-back] + (0.0 if isnan(before) else before)
     return summed
 
 

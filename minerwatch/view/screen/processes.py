@@ -19,7 +19,7 @@ from minerwatch.view.screen.columns import named
 from minerwatch.view.screen.containers import View
 from minerwatch.view.screen.history import Key, key_of
 from minerwatch.view.screen.layout import Column, Scene
-from minerwatch.view.selection import IDLE_CORES, PROCESS_SORTS, place
+from minerwatch.view.selection import IDLE_CORES, PROCESS_SORTS, full_name
 
 _COMMAND_LENGTH = 600  # characters of one command line; findings show what rules saw of it
 _MAX_PIDS = 8
@@ -142,7 +142,9 @@ def process_lines(row: ProcessRow) -> Iterator[Text]:
     found = f", findings: {', '.join(row.signals)}" if row.signals else ", no findings"
     yield Text(f"{count} {pids}{more}: {row.cpu_cores:.2f} cores{found}", "bold")
     yield Text(command_of(row.first))
-    yield Text(f"in {printable(place(row.status), NAME_LENGTH)}, {printable(row.status.level, 16)}")
+    yield Text(
+        f"in {printable(full_name(row.status), NAME_LENGTH)}, {printable(row.status.level, 16)}"
+    )
 
 
 def _rows_of(status: ContainerStatus, *, is_folded: bool) -> Iterator[ProcessRow]:
@@ -184,7 +186,7 @@ def _holds_all(row: ProcessRow, words: Sequence[str]) -> bool:
     status, first = row.status, row.first
     pids = " ".join(str(each.pid) for each in row.processes)
     names = (first.comm, quoted(first.command_line), first.user, first.image, *row.signals)
-    text = " ".join((place(status), status.owner, status.node, pids, *names)).lower()
+    text = " ".join((full_name(status), status.owner, status.node, pids, *names)).lower()
     return all(word in text for word in words)
 
 
@@ -193,7 +195,7 @@ def _draw_pid(row: ProcessRow, _scene: Scene, _width: int) -> str:
 
 
 def _draw_container(row: ProcessRow, scene: Scene, width: int) -> str:
-    name = printable(place(row.status), NAME_LENGTH)
+    name = printable(full_name(row.status), NAME_LENGTH)
     return named(name, row.status.node, scene, width)
 
 
@@ -215,7 +217,7 @@ _FIGURES: dict[str, Callable[[ProcessRow], float]] = {
     "pid": lambda row: -row.first.pid,
 }
 _TEXTS: dict[str, Callable[[ProcessRow], str]] = {
-    "name": lambda row: place(row.status),
+    "name": lambda row: full_name(row.status),
     "owner": lambda row: row.status.owner,
     "node": lambda row: row.status.node,
 }

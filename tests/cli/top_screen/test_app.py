@@ -241,13 +241,13 @@ def test_the_page_follows_what_happens_and_stays_where_it_was_scrolled() -> None
 
     async def scenario(screen: Driven) -> None:
         await screen.press("enter", "pagedown")
-        top = screen.page.reader.scroll_y
+        top = screen.page.pager.scroll_y
         assert top > 0
         burning = structs.replace(TALKING, cpu_cores=1.23)
         watched.rounds = [Poll((burning,), NOW + timedelta(seconds=10), agents=(AGENT,))]
         await screen.press("r")
         await screen.until(lambda: screen.page.subject.status == burning)
-        assert screen.page.reader.scroll_y == top
+        assert screen.page.pager.scroll_y == top
         watched.rounds = [Poll((SIMULATION,), NOW + timedelta(seconds=20))]
         await screen.press("r")
         await screen.until(lambda: screen.page.subject.is_gone)
@@ -414,7 +414,7 @@ def test_a_node_is_read_with_all_its_troubles() -> None:
 def test_a_page_is_searched() -> None:
     async def scenario(screen: Driven) -> None:
         await screen.press("enter", "slash", *"donate")
-        reader = screen.page.reader
+        reader = screen.page.pager
         first = reader.scroll_y
         assert first > 0
         await screen.press("enter", "n")
@@ -436,14 +436,14 @@ def test_sections_are_jumped_to() -> None:
         tops = []
         for title in ("CPU        1.98", "Score", "Why: 3 findings", "Processes by CPU"):
             await screen.press("tab")
-            tops.append(screen.page.reader.scroll_y)
+            tops.append(screen.page.pager.scroll_y)
             assert screen.text.splitlines()[0].startswith(title)
         await screen.press("shift+tab", "shift+tab")
-        assert screen.page.reader.scroll_y == tops[1]
+        assert screen.page.pager.scroll_y == tops[1]
         await screen.press("G")
         assert "how to be sure" in screen.text
         await screen.press("g", "j", "j", "K")
-        assert screen.page.reader.scroll_y == 1
+        assert screen.page.pager.scroll_y == 1
 
     run(node(), scenario, (100, 20))
 

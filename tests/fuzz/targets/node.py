@@ -40,7 +40,7 @@ from minerwatch.node.tcp_connections import SocketReader
 from tests.fuzz.contract import is_finite, is_line, is_one_line, is_unicode
 from tests.fuzz.places import file_name, folder, link, put
 from tests.fuzz.registry import SEPARATOR, parts, target
-from tests.node.task_records import tasks_of
+from tests.node.task_rows import tasks_of
 
 _UID = "0b1c2d3e-0000-4000-8000-000000000001"
 _OWN = f"/kubepods/pod{_UID}/" + "ab" * 32
@@ -253,7 +253,7 @@ class _Pieces:
 @target("node.task_iterator", "node.fp_rounding")
 def task_records(data: bytes) -> None:
     """Whole records of the BPF task iterator, and what their control words say."""
-    whole = data[: len(data) - len(data) % task_iterator.RECORD.size]
+    whole = data[: len(data) - len(data) % task_iterator.ROW.size]
     table = task_iterator.TaskTable(whole)
     tasks = tasks_of(_Iterator(whole))
     for sample in tasks:
@@ -313,9 +313,7 @@ def scanner_answers(data: bytes) -> None:
     assert len(result.names) <= yara_scan.MAX_NAMES
     assert all(yara_scan.RULE_NAME.fullmatch(name) for name in result.names)
     with suppress(OSError, ValueError):
-        yara_scan.RuleTexts(()).record_broken(
-            _lines_of(data).next(yara_scan.ScannerAnswer, _soon())
-        )
+        yara_scan.RuleTexts(()).keep_broken(_lines_of(data).next(yara_scan.ScannerAnswer, _soon()))
 
 
 def _soon() -> float:

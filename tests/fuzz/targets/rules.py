@@ -171,7 +171,7 @@ def recording(data: bytes) -> None:
     titles = {rule.id: rule.title for rule in matcher().rules}
     for _, line in recordings.numbered_lines(io.BytesIO(data)):
         try:
-            recorded = recordings.recording(line)
+            recorded = recordings.parse_recording(line)
         except ValueError as error:
             is_told(error)
             continue

@@ -339,7 +339,7 @@ def test_files_that_came_after_the_container(
 
 
 def question(address: int, **changes: object) -> dict[str, object]:
-    process = {"proc": "/proc", "place": str(os.getpid()), "pid": os.getpid()}
+    process = {"proc": "/proc", "task_path": str(os.getpid()), "pid": os.getpid()}
     return {**process, "start_ticks": start_ticks(), "addresses": [[address, 9]], **changes}
 
 
@@ -354,7 +354,7 @@ def test_an_answer_has_names_and_no_code(memory: Memory) -> None:
     assert found == {"is_there": True, "names": ["Marked"], "fingerprints": [], "foreign": []}
 
 
-@pytest.mark.parametrize("changes", [{"start_ticks": 1}, {"pid": 1 << 22, "place": "4194304"}])
+@pytest.mark.parametrize("changes", [{"start_ticks": 1}, {"pid": 1 << 22, "task_path": "4194304"}])
 def test_another_process_is_not_read(changes: dict[str, object], memory: Memory) -> None:
     code = memory.map(SALSA + LOADS_MARK, READ | EXECUTE)
     assert answer(question(code, **changes), Decoder("x86_64"), []) == {"is_there": False}

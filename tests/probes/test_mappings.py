@@ -5,13 +5,13 @@ from collections.abc import Hashable
 from minerwatch.model import ProcessId
 from minerwatch.node.memory_maps import MappingReader
 from minerwatch.probes.base import no_owner
-from minerwatch.probes.memory_maps import MemoryMappings
+from minerwatch.probes.mappings import MappingsProbe
 from tests.probes.suspects import always, me
 from tests.waiting import until
 
 
 def test_mappings_come_when_they_come() -> None:
-    probe = MemoryMappings(MappingReader(), no_owner)
+    probe = MappingsProbe(MappingReader(), no_owner)
     at_s = 100.0
     probe.examine([me()], at_s, always)
 
@@ -39,7 +39,7 @@ class _Refusing(MappingReader):
 
 def test_what_was_refused_is_asked_again_at_the_next_look() -> None:
     reader = _Refusing()
-    probe = MemoryMappings(reader, lambda process: f"pod {process.pid}")
+    probe = MappingsProbe(reader, lambda process: f"pod {process.pid}")
     for at_s in (100.0, 110.0, 120.0, 169.0, 170.0):
         probe.examine([me()], at_s, always)
     assert reader.asked == [(me(), f"pod {me().pid}")] * 3

@@ -8,7 +8,7 @@ from minerwatch.node.memory_maps import Mappings
 from minerwatch.probes.base import ReaderProbe
 
 
-class MemoryMappings(ReaderProbe[Mappings]):
+class MappingsProbe(ReaderProbe[Mappings]):
     """Facts: JitMiB, LargestAnonymousMiB, LargestFileMiB, GpuLibraries."""
 
     name = "mappings"

@@ -15,7 +15,7 @@ _MAX_PAUSE_S = 4 * 3600.0
 _RETRY_PAUSE_S = 60.0
 
 
-class Content(ReaderProbe[tuple[str, ...] | None]):
+class ContentProbe(ReaderProbe[tuple[str, ...] | None]):
     """Fact: ContentMatches."""
 
     name = "content"

@@ -38,4 +38,4 @@ class Task(NamedTuple):
 
 
 def tasks_of(iterator: TaskIterator) -> list[Task]:
-    return [Task(*record) for record in iterator.records()]
+    return [Task(*row) for row in iterator.rows()]

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from minerwatch.model import FpSample, ProcessId
-from minerwatch.probes.fp_rounding import Rounding
+from minerwatch.probes.rounding import RoundingProbe
 from tests.probes.suspects import always, me
 
 
@@ -30,7 +30,7 @@ ROUNDS_IN_TURN = tuple(0x9FC0 | at % 4 << 13 for at in range(1000))
 NEAREST = (0x1F80,) * 1000
 
 
-def sampled_until_it_rests(probe: Rounding, at_s: float = 0.0) -> float:
+def sampled_until_it_rests(probe: RoundingProbe, at_s: float = 0.0) -> float:
     while probe.wants_samples:
         at_s += 1.0
         probe.sample(at_s)
@@ -39,7 +39,7 @@ def sampled_until_it_rests(probe: Rounding, at_s: float = 0.0) -> float:
 
 def test_a_suspect_is_sampled_until_enough_is_known_and_then_rests() -> None:
     source = _Words(NEAREST)
-    probe = Rounding(source)
+    probe = RoundingProbe(source)
     probe.examine([me()], 0.0, always)
     at_s = sampled_until_it_rests(probe)
     assert at_s == 49.0  # the first time says only how often each thread has been switched out
@@ -54,7 +54,7 @@ def test_a_suspect_is_sampled_until_enough_is_known_and_then_rests() -> None:
 
 
 def test_a_suspect_that_has_not_earned_it_is_not_sampled_again() -> None:
-    probe = Rounding(_Words(NEAREST))
+    probe = RoundingProbe(_Words(NEAREST))
     probe.examine([me()], 0.0, always, set())
     assert probe.wants_samples  # it is new
     at_s = sampled_until_it_rests(probe)
@@ -65,7 +65,7 @@ def test_a_suspect_that_has_not_earned_it_is_not_sampled_again() -> None:
 
 
 def test_who_rounds_oddly_is_sampled_again_soon() -> None:
-    probe = Rounding(_Words(ROUNDS_IN_TURN))
+    probe = RoundingProbe(_Words(ROUNDS_IN_TURN))
     probe.examine([me()], 0.0, always)
     at_s = sampled_until_it_rests(probe)
     assert probe.facts(me())["RoundingModes"] == 4
@@ -74,7 +74,7 @@ def test_who_rounds_oddly_is_sampled_again_soon() -> None:
 
 
 def test_who_does_not_run_is_not_sampled_for_ever() -> None:
-    probe = Rounding(_NoWords(()))
+    probe = RoundingProbe(_NoWords(()))
     probe.examine([me()], 0.0, always)
     probe.sample(30.0)
     assert probe.wants_samples
@@ -85,7 +85,7 @@ def test_who_does_not_run_is_not_sampled_for_ever() -> None:
 
 def test_who_is_no_suspect_any_more_is_not_sampled() -> None:
     source = _Words(NEAREST)
-    probe = Rounding(source)
+    probe = RoundingProbe(source)
     probe.examine([me()], 0.0, always)
     probe.examine([], 1.0, always)
     assert not probe.wants_samples
@@ -118,7 +118,7 @@ def test_threads_that_come_and_go_take_no_memory_without_end() -> None:
     """Those of one owner give way; the other one is sampled to the end."""
     decoys = [ProcessId(1000 + number, 1) for number in range(100)]
     neighbour = ProcessId(2000, 1)
-    probe = Rounding(_NewThreads(of_each=50), owner_of=owner_of)
+    probe = RoundingProbe(_NewThreads(of_each=50), owner_of=owner_of)
     probe.examine([*decoys, neighbour], 0.0, always)
     for at_s in range(1, 40):
         probe.sample(float(at_s))

@@ -38,7 +38,7 @@ class _Sampling:
     samples: RoundingSamples = field(default_factory=RoundingSamples)
 
 
-class Rounding(Probe):
+class RoundingProbe(Probe):
     """Facts: RoundingShare, RoundingModes, FlushToZeroShare.
 
     Some dozens of samples a second apart, then a pause.

@@ -33,7 +33,7 @@ class Chart(Vertical):
         self._drawn = Horizontal(self._scale, self._plot)
 
     def compose(self) -> ComposeResult:
-        """The scale, the bars, and both in words."""
+        """Yield the scale, the bars, and both in words."""
         yield self._drawn
         yield self._caption
 
@@ -53,7 +53,7 @@ class Chart(Vertical):
         self._caption.update(Text(f"CPU: {cpu_text(subject)}"))
 
 
-class Reader(VerticalScroll):
+class Pager(VerticalScroll):
     """Sections of lines that are broken already; after the first a chart, where there is one."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -150,7 +150,7 @@ class Reader(VerticalScroll):
 
 
 class Prompt(Horizontal):
-    """A field that is there while something is typed, in place of the keys."""
+    """A field that is there while something is typed, instead of the keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [key("escape", "clear")]
 

@@ -5,7 +5,7 @@ from typing import cast
 
 from minerwatch.model import ProcessId
 from minerwatch.node.yara_scan import ContentReader
-from minerwatch.probes.yara import Content
+from minerwatch.probes.content import ContentProbe
 from tests.probes.suspects import always
 
 MINER, DECOY = ProcessId(1, 1), ProcessId(2, 1)
@@ -28,15 +28,15 @@ class _Reader:
         told, self.told = self.told, {}
         return told
 
-    def asked_at(self, probe: Content, at_s: float) -> list[ProcessId]:
+    def asked_at(self, probe: ContentProbe, at_s: float) -> list[ProcessId]:
         self.asked.clear()
         probe.examine([MINER], at_s, always)
         return [process for process, _ in self.asked]
 
 
-def begun() -> tuple[_Reader, Content]:
+def begun() -> tuple[_Reader, ContentProbe]:
     reader = _Reader()
-    return reader, Content(cast("ContentReader", reader), lambda process: f"pod {process.pid}")
+    return reader, ContentProbe(cast("ContentReader", reader), lambda process: f"pod {process.pid}")
 
 
 def test_each_is_asked_for_its_owner() -> None:
