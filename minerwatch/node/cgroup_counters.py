@@ -43,7 +43,7 @@ class CpuCounters:
         if usage is None or usage != pod.usage:
             pod.usage, pod.moved_tick = usage, tick
         pod.is_active = (
-            tick - pod.moved_tick <= _LINGER_TICKS or (tick + pod.inode) % IDLE_CHECK_TICKS == 0
+            tick - pod.moved_tick <= _LINGER_TICKS or (tick + pod.turn) % IDLE_CHECK_TICKS == 0
         )
 
     def read(self, used_s: dict[ContainerState, float]) -> None:
@@ -71,14 +71,13 @@ class CpuCounters:
         used_s = 0.0 if usage_s is None else max(0.0, usage_s - state.inclusive_s)
         if usage_s is not None:
             state.inclusive_s = usage_s
-        turn = state.pod.inode if state.pod is not None else state.key.cgroup_inode
         state.is_active = (
             used_s > 0
             or state.is_unread
             or usage_s is None  # mostly because it is gone
             or state.container.kind is ContainerKind.HOST
             or self._is_yet_to_run(state)
-            or (self._known.tick + turn) % IDLE_CHECK_TICKS == 0
+            or (self._known.tick + state.turn) % IDLE_CHECK_TICKS == 0
         )
         state.is_unread = False
         return used_s

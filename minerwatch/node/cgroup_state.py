@@ -49,7 +49,7 @@ class Group:
 class PodCgroup(Group):
     """A pod's own cgroup, above those of its containers."""
 
-    inode: int
+    turn: int  # decides at which ticks it is read though idle
     usage_fd: int
     usage: bytes | None = None  # content of its counter, when last read
     moved_tick: int = 0  # at which that last changed
@@ -75,6 +75,11 @@ class ContainerState:
     limited_by: bytes | None = None  # the folder, its own or above, with the tightest limit
     limit_cores: float | None = None
     limit_tick: int | None = None  # at which these were last looked up
+
+    @property
+    def turn(self) -> int:
+        """Return the number that decides at which ticks it is read though idle: its pod's."""
+        return self.pod.turn if self.pod is not None else self.key.cgroup_inode
 
     @property
     def engines(self) -> int:

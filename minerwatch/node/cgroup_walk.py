@@ -164,7 +164,8 @@ class CgroupWalk:
         is_pod = bool(own_uid) and container is None and not inherited_uid
         pod = parent.pod if parent else None
         if is_pod:
-            pod = self._open_pod(path, status.st_ino)
+            # In a container (a node of kind) it is read when that is, or its members never are.
+            pod = self._open_pod(path, outer.turn if outer else status.st_ino)
         state = self._add_container(container, path, outer, pod) if container else None
         charged = self._accounts.account_for(name_bytes, parent)
         cgroup = Cgroup(
@@ -223,11 +224,11 @@ class CgroupWalk:
             return False
         return not outer.container.pod_uid and self.claims.is_refuted(pod_uid, outer.engines)
 
-    def _open_pod(self, path: bytes, inode: int) -> PodCgroup | None:
+    def _open_pod(self, path: bytes, turn: int) -> PodCgroup | None:
         usage_fd = self._files.keep_open(path + b"/" + self._files.usage_file)
         if usage_fd < 0:
             return None  # so that its containers' own counters are read
-        pod = PodCgroup(inode=inode, usage_fd=usage_fd)
+        pod = PodCgroup(turn=turn, usage_fd=usage_fd)
         self._known.pods[pod] = None
         return pod
 
