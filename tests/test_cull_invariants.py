@@ -758,14 +758,17 @@ def _owners(kind: str) -> tuple[OwnerReference, ...]:
 
 @pytest.mark.slow
 def test_no_invariant_is_ever_broken() -> None:
-    Cluster.seen.clear()
-    run_state_machine_as_test(
-        Cluster,
-        settings=settings(
-            settings.default, max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None
-        ),
-    )
     seen = Cluster.seen
+    seen.clear()
+    for _ in range(4):  # chance may leave out a kind of abuse: more examples are tried then
+        run_state_machine_as_test(
+            Cluster,
+            settings=settings(
+                settings.default, max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None
+            ),
+        )
+        if all(seen[f"enforced {abuse}"] for abuse in PROOF):
+            break
     assert seen["steps"] >= 10_000
     assert seen["enforced"] >= 100, "or nothing has been shown"
     assert [abuse for abuse in PROOF if not seen[f"enforced {abuse}"]] == []
