@@ -166,7 +166,13 @@ def _await_subscription(listening: socket.socket, max_wait_s: float) -> None:
     descriptors.register(listening, select.POLLIN)
     end_s = time.monotonic() + max_wait_s
     is_lost = False
-    while time.monotonic() < end_s and descriptors.poll(_ANSWER_S * 1000):
+    while time.monotonic() < end_s:
+        if not descriptors.poll(0 if is_lost else _ANSWER_S * 1000):
+            if not is_lost:
+                break
+            listening.send(_request(token))  # there is room again only when all is read
+            is_lost = False
+            continue
         try:
             message, sender = listening.recvfrom(_MESSAGE_BYTES)
         except BlockingIOError:
@@ -178,8 +184,6 @@ def _await_subscription(listening: socket.socket, max_wait_s: float) -> None:
             continue
         if sender[0] == 0 and is_answer(message, token):
             return
-        if is_lost:  # perhaps the answer; what was just read has left room for one
-            listening.send(_request(token))
     raise SourceUnavailableError(
         "the kernel did not answer: the agent must be in the host's user and pid namespaces"
         " (hostPID on the agent's pod)"
