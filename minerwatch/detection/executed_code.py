@@ -64,7 +64,7 @@ class CodeTally:
         self.pages.update(pages)
         if len(self.pages) > _MOST_PAGES:
             self.pages = Counter(dict(self.pages.most_common(_MOST_PAGES // 2)))
-        if self.samples + self.hidden >= _MOST_SAMPLES:
+        if self.samples >= _MOST_SAMPLES:
             self._halve()
 
     def make_room(self, samples: int) -> None:
@@ -101,7 +101,7 @@ class CodeTally:
     def add_hidden(self, samples: int) -> None:
         """Add samples whose code cannot be read, though the process runs."""
         self.hidden += samples
-        if self.samples + self.hidden >= _MOST_SAMPLES:
+        if self.hidden >= _MOST_SAMPLES:
             self._halve()
 
     def add_io(self, io_bytes: int, cpu_s: float, kernel_s: float) -> None:

@@ -6,9 +6,9 @@ virtual machines, and stops nothing. It needs the capability PERFMON (Linux 5.8)
 the host's pid namespace. Where the kernel refuses it, kernel_entries.py is the next best.
 
 With the capability BPF the code is copied as it is executed (bpf/executed.bpf.c), into one ring for
-all CPUs: code that moves, changes, or exits with its process before it is read cannot hide so.
+all CPUs: code that moves or changes before it is read cannot hide so.
 
-Every read draws another period, so that code cannot pause just before it is sampled.
+A read draws another period, at most once in 0.9 s, so that code cannot pause just before a sample.
 """
 
 from __future__ import annotations
@@ -274,9 +274,13 @@ def copied_samples(content: bytes) -> list[_Sample]:
 
 def copying_sampler(hz: float = DEFAULT_HZ, redraw_s: float = _REDRAW_S) -> CodeSampler:
     """Return a sampler that copies code. Raises SourceUnavailableError."""
-    if str(Path("/proc/self/ns/pid").readlink()) != _INITIAL_PIDS:
+    try:
+        namespace, cpus = Path("/proc/self/ns/pid").readlink(), len([*online_cpus()])
+    except (OSError, ValueError) as error:
+        raise SourceUnavailableError(f"namespace and CPUs cannot be read: {error}") from error
+    if str(namespace) != _INITIAL_PIDS:
         raise SourceUnavailableError("BPF does not know the numbers of processes in this namespace")
-    records = int(len([*online_cpus()]) * DEFAULT_HZ / (1 - _SPREAD) * _COPIES_FOR_S)
+    records = int(cpus * DEFAULT_HZ / (1 - _SPREAD) * _COPIES_FOR_S)
     copies = BpfRing("executed", COPY.size - 8, records, needs="Linux 5.8", what="copier of code")
     return CodeSampler(hz, redraw_s=redraw_s, copies=copies)
 

@@ -346,7 +346,7 @@ class ExecutedCode:
 
     def _is_known(self, place: Place) -> bool:
         known = self._known(place.container if place.is_relative else place.process)
-        return known is not None and known.tally.samples >= _KNOWN_SAMPLES
+        return known is not None and known.tally.samples + known.tally.hidden >= _KNOWN_SAMPLES
 
     def _of_round(self, now_s: float) -> Iterator[tuple[Place, Counter[Spot]]]:
         """Yield known processes within the bounds of a second: at least one, after new ones."""

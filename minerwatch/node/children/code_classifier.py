@@ -1,9 +1,20 @@
 """Classifies the code at given addresses of a process, in a process that can be killed.
 
 The agent runs this file by path and never imports it: reading another process's memory can hang,
-and a decoder must not crash the agent. No code is kept or sent, only counts. One JSON value a line:
+and a decoder must not crash the agent. It answers with counts, never with code, by one JSON value a
+line:
 
-=============================================================  ===========================
+==============================================================  ==========================
+standard input                                                  standard output
+==============================================================  ==========================
+``[pid, start_ticks, is_relative, [[address, n, "code"], …]]``  ``{"samples", "unread", …}``
+==============================================================  ==========================
+
+``code``: in base64 what was copied while it was executed; if empty, it is read from the process. A
+copy that is in no mapping any more, or that a file does not have there, counts as anonymous. With
+``is_relative`` another process executed it: it counts where this one maps code, too. ``unread`` are
+samples without a window of instructions; ``hidden`` those of them without a byte of code.
+
 A window is the 16 instructions from a sampled address on. Windows tell more than averages: a hash
 function is dense in exclusive or, rotation and additions of vectors, and has no floating point,
 few branches and few of the vector instructions that media codecs are made of.
@@ -51,7 +62,7 @@ _MAX_PAGES = 64
 """Of one process, kept while a question about it is answered."""
 _MAX_FILE_BYTES = 1 << 20
 MAX_MAPS_CPU_S = 0.1
-"""For as many mappings as a process has at most by default (vm.max_map_count)."""
+"""Enough for 65,530 mappings, the most that a process has by default (vm.max_map_count)."""
 LINES_PER_CLOCK = 512
 MAX_CACHED = 20_000
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -327,15 +338,17 @@ class Classifier:
         return None
 
     def _counts(self, process: _Process, question: Question) -> dict[str, Any]:
-        unread = samples = hashing = anonymous = pairs = 0
+        unread = hidden = samples = hashing = anonymous = pairs = 0
         classes = [0] * CLASSES
         pages: dict[str, int] = {}
         for address, count, copy in question.spots:
             mapping = self._mapping(process, address, copy)
             is_known = mapping is not None or not question.is_relative
-            window = self._decoder.window(copy or self._code(process, mapping, address))
+            code = copy or self._code(process, mapping, address)
+            window = self._decoder.window(code)
             if window is None or not is_known:
                 unread += count
+                hidden += count * (not code and not question.is_relative)
                 continue
             is_anonymous = mapping is None or mapping.is_anonymous
             samples += count
@@ -349,7 +362,7 @@ class Classifier:
         return {
             "samples": samples,
             "unread": unread,
-            "hidden": 0 if question.is_relative else unread,
+            "hidden": hidden,
             "hashing": hashing,
             "anonymous": anonymous,
             "pairs": pairs,
@@ -364,9 +377,10 @@ class Classifier:
     def _mapping(self, process: _Process, address: int, copy: bytes) -> _Mapping | None:
         """Return the mapping of an address; None if what was executed there is of no mapping."""
         mapping = process.mappings.of(address)
-        if copy and mapping and mapping.file and process.code(address, len(copy)) != copy:
-            return None
-        return mapping
+        if not copy or mapping is None or not mapping.file:
+            return mapping
+        there = process.code(address, len(copy))  # to the end of the page at most
+        return mapping if there and copy.startswith(there) else None
 
     def _code(self, process: _Process, mapping: _Mapping | None, address: int) -> bytes:
         if mapping is None and process.are_all_mapped:
