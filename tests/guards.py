@@ -124,7 +124,7 @@ def _is_property(function: _Function) -> bool:
 
 def place_violations(source: str) -> Iterator[Violation]:
     """Names of an index, a path or a slot: a place is where a process runs, and nothing else."""
-    if "Place" in source:
+    if re.search(r"\bPlace\b", source):
         return
     for node in ast.walk(ast.parse(source)):
         named = (getattr(node, each, None) for each in ("id", "attr", "name"))

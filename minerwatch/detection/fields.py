@@ -164,7 +164,7 @@ _FIELDS = (
         "KernelCpuShare",
         "0..1",
         "share of the CPU time that is spent in the kernel, less 1.5 µs for each new page",
-        "|lt: 0.4",
+        "|lt: 0.3",
     ),
     _CODE.dynamic(
         "HiddenCodeShare",
