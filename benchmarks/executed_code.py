@@ -28,7 +28,7 @@ from minerwatch.detection.matching.matcher import Matcher
 from minerwatch.detection.sigma import rulebook
 from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import ContainerKey, Facts, ProcessId, Signal
-from minerwatch.node.executed_code import CodeSampler
+from minerwatch.node.executed_code import copying_sampler
 from minerwatch.node.hot_code import HotCodeReader
 from minerwatch.probes.code_schedule import Place
 from minerwatch.probes.executed_code import ExecutedCode
@@ -111,7 +111,7 @@ class Table:
 
     def fill(self) -> None:
         """Run all. Raises SourceUnavailableError."""
-        code = ExecutedCode(CodeSampler(_HZ), self, hot=self._hot)
+        code = ExecutedCode(copying_sampler(_HZ), self, hot=self._hot)
         try:
             while self._waiting or self._running:
                 while self._waiting and len(self._running) < _AT_ONCE:

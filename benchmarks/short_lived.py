@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from minerwatch.model import ContainerKey
-from minerwatch.node.executed_code import CodeSampler
+from minerwatch.node.executed_code import copying_sampler
 from minerwatch.node.proc_files import ProcessFiles
 from minerwatch.probes.code_schedule import Pace, Place
 from minerwatch.probes.executed_code import ExecutedCode
@@ -83,7 +83,7 @@ def main() -> None:
 def _measure(name: str, script: str, pace: Pace) -> None:
     with subprocess.Popen([sys.executable, "-c", script], start_new_session=True) as workers:
         session = _Session(workers.pid)
-        code = ExecutedCode(CodeSampler(), session, pace=pace)
+        code = ExecutedCode(copying_sampler(), session, pace=pace)
         began_s, began_cpu_s = time.monotonic(), time.process_time()
         children_s = _cpu_s_of_children(workers.pid)
         taken = 0.0
