@@ -170,7 +170,7 @@ _FIELDS = (
         "HiddenCodeShare",
         "0..1",
         "share of samples whose code cannot be read, not even while it is executed",
-        "|gte: 0.5",
+        "|gte: 0.05",
     ),
     _CODE.dynamic(
         "ContentInHotCode",

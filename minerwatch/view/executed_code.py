@@ -9,7 +9,7 @@ from minerwatch.format import byte_size, counted
 _RANDOMX_PAIRS = 0.01  # as rules/compute/randomx_executed.yml
 _RANDOMX_GENERATED = 0.5
 _GENERATED = 0.8
-_HIDDEN = 0.5  # as rules/compute/hidden_code.yml
+_HIDDEN = 0.05  # as rules/compute/hidden_code.yml
 _HASHES = 0.3  # as rules/compute/hash_code.yml
 _NO_FLOATS = 0.01
 _MANY = 0.1

@@ -13,7 +13,7 @@ standard input                                                  standard output
 ``code``: in base64 what was copied while it was executed; if empty, it is read from the process. A
 copy that is in no mapping any more, or that a file does not have there, counts as anonymous. With
 ``is_relative`` another process executed it: it counts where this one maps code, too. ``unread`` are
-samples without a window of instructions; ``hidden`` those of them without a byte of code.
+samples without a window of instructions; ``hidden`` those of them that no other process executed.
 
 A window is the 16 instructions from a sampled address on. Windows tell more than averages: a hash
 function is dense in exclusive or, rotation and additions of vectors, and has no floating point,
@@ -56,13 +56,14 @@ _WINDOW_BYTES = {"x86_64": 128, "aarch64": 64}
 _LEAST_INSTRUCTIONS = 6
 _PAGE_BITS = 12
 _ENTRY_BYTES = 8
+_PRESENT, _OF_FILE = 0x80, 0x20  # of its highest byte: bits 63 and 61
 _ENDED = (b"Z", b"X")
 _MAX_THREADS = 1000
 _MAX_PAGES = 64
 """Of one process, kept while a question about it is answered."""
 _MAX_FILE_BYTES = 1 << 20
 MAX_MAPS_CPU_S = 0.1
-"""Enough for 65,530 mappings, the most that a process has by default (vm.max_map_count)."""
+"""For some 30,000 mappings or more; a process has 65,530 at most by default (vm.max_map_count)."""
 LINES_PER_CLOCK = 512
 MAX_CACHED = 20_000
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -76,6 +77,9 @@ _MAX_MEDIA_SHARE = 0.25
 _MAX_BRANCH_SHARE = 0.2
 _MAX_MULTIPLY_SHARE = 0.07
 """More is a generator of random numbers (Philox), or RandomX, which its pairs reveal."""
+_JUMPS = frozenset(("jmp", "b"))
+_RESERVED = frozenset(b"\x0d\x18\x19\x1a\x1b\x1c\x1d\x1e")
+"""After 0f, before a register: no-operations of three bytes that only x86-64's decoders know."""
 _LEAST_MIXED = 3
 """Instructions that mix integers, in a window that converts pairs of them."""
 
@@ -121,9 +125,7 @@ class Decoder:
     def _decoded(self, code: bytes) -> Window:
         counts = [0] * CLASSES
         mixed = 0
-        for _, _, mnemonic, operands in self._disassembler.disassemble(code, 0, _WINDOW):
-            if mnemonic == SKIPPED:  # one that capstone does not know, as anyone may strew in
-                continue
+        for mnemonic, operands in self._instructions(code):
             kind = self._class_of(mnemonic, operands)
             counts[kind] += 1
             mixed += kind <= MULTIPLY and not operands.startswith(self._vectors)
@@ -132,6 +134,45 @@ class Decoder:
             return _NO_WINDOW
         converts_pairs = counts[PAIRS] > 0 and mixed >= _LEAST_MIXED
         return Window(counts, is_hashing=_is_hashing(counts, total), converts_pairs=converts_pairs)
+
+    def _instructions(self, code: bytes) -> Iterator[tuple[str, str]]:
+        """Yield instructions in the order of execution, without what anyone may strew in.
+
+        That is jumps to a little further on, over bytes that decode as something else, and what
+        capstone does not know, as reserved no-operations.
+        """
+        begins, left = 0, _WINDOW
+        while left and begins < len(code):
+            ends = len(code)
+            for at, size, mnemonic, operands in self._disassembler.disassemble(
+                code[begins:], begins, left
+            ):
+                ends = at + size
+                if mnemonic == SKIPPED:
+                    ends = _end_of_unknown(code, at, size)
+                    if ends > at + size:
+                        break
+                    continue
+                target = _target(mnemonic, operands)
+                if ends <= target < len(code):
+                    ends = target
+                    break
+                yield mnemonic, operands
+                left -= 1
+            begins = ends
+
+
+def _end_of_unknown(code: bytes, at: int, size: int) -> int:
+    """Return where the next instruction begins."""
+    first, *rest = code[at : at + 3]
+    is_reserved = first == 0x0F and len(rest) == 2 and rest[0] in _RESERVED and rest[1] >= 0xC0
+    return at + max(size, 3 if is_reserved else 0)
+
+
+def _target(mnemonic: str, operands: str) -> int:
+    """Return where a jump leads without any condition; -1 if it is none, or not to a number."""
+    number = operands.removeprefix("#")
+    return int(number, 16) if mnemonic in _JUMPS and number.startswith("0x") else -1
 
 
 def _is_hashing(counts: list[int], total: int) -> bool:
@@ -167,7 +208,10 @@ class _Mapping:
         self.file = device + b":" + inode if inode != b"0" else b""
         self.name = name[0] if name else b""
         self.is_anonymous = not self.name.startswith(_OF_THE_KERNEL) and (
-            not self.file or self.name.startswith(_OF_NO_FILE) or self.name.endswith(b" (deleted)")
+            not self.file
+            or self.name.startswith(_OF_NO_FILE)
+            or self.name.endswith(b" (deleted)")
+            or (self.permissions[1:2] == b"w" and self.permissions.endswith(b"s"))
         )
 
     @property
@@ -236,6 +280,7 @@ class _Process:
         if stat[0] in _ENDED:  # memory is then read through another thread
             self._folder = self._living_thread()
         self._code: dict[int, bytes] = {}  # of pages
+        self._entries: dict[int, int] = {}
         self.are_all_mapped = True
         self._memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
         self._pages = -1
@@ -292,16 +337,26 @@ class _Process:
         return self._code[page][begins : begins + size_bytes]
 
     def _page(self, page: int) -> bytes:
-        """Bit 63 of an entry says present, 61 of a file or device (proc_pid_pagemap(5))."""
         try:
-            entry = os.pread(self._pages, _ENTRY_BYTES, page * _ENTRY_BYTES)
-            if len(entry) < _ENTRY_BYTES or not entry[-1] & 0x80:
-                return b""
-            if entry[-1] & 0x20 and self.mappings.of(page << _PAGE_BITS) is None:
+            if not self._entry(page) & _PRESENT:
                 return b""
             return os.pread(self._memory, 1 << _PAGE_BITS, page << _PAGE_BITS)
         except (OSError, OverflowError):
             return b""
+
+    def is_own_page(self, address: int) -> bool:
+        """Return True if the page is present and the process's own: it has written it."""
+        try:
+            return self._entry(address >> _PAGE_BITS) & (_PRESENT | _OF_FILE) == _PRESENT
+        except (OSError, OverflowError):
+            return False
+
+    def _entry(self, page: int) -> int:
+        """Return the highest byte of a page map entry (proc_pid_pagemap(5)); 0: it has none."""
+        if page not in self._entries:
+            entry = os.pread(self._pages, _ENTRY_BYTES, page * _ENTRY_BYTES)
+            self._entries[page] = entry[-1] if len(entry) == _ENTRY_BYTES else 0
+        return self._entries[page]
 
     def close(self) -> None:
         os.close(self._memory)
@@ -338,31 +393,30 @@ class Classifier:
         return None
 
     def _counts(self, process: _Process, question: Question) -> dict[str, Any]:
-        unread = hidden = samples = hashing = anonymous = pairs = 0
+        unread = samples = hashing = anonymous = pairs = 0
         classes = [0] * CLASSES
         pages: dict[str, int] = {}
         for address, count, copy in question.spots:
-            mapping = self._mapping(process, address, copy)
-            is_known = mapping is not None or not question.is_relative
-            code = copy or self._code(process, mapping, address)
+            mapping = process.mappings.of(address)
+            is_anonymous = _is_anonymous(process, mapping, address, copy)
+            is_mapped = mapping is not None and is_anonymous == mapping.is_anonymous
+            code = copy or (process.code(address, self._decoder.window_bytes) if mapping else b"")
             window = self._decoder.window(code)
-            if window is None or not is_known:
+            if window is None or (question.is_relative and not is_mapped):
                 unread += count
-                hidden += count * (not code and not question.is_relative)
                 continue
-            is_anonymous = mapping is None or mapping.is_anonymous
             samples += count
             hashing += count * window.is_hashing
             anonymous += count * is_anonymous
             pairs += count * (is_anonymous and window.converts_pairs)
-            page = _page(address, mapping) if mapping else ""
+            page = _page(address, mapping) if mapping and is_mapped else ""
             pages[page] = pages.get(page, 0) + count
             for kind, number in enumerate(window.counts):
                 classes[kind] += number * count
         return {
             "samples": samples,
             "unread": unread,
-            "hidden": hidden,
+            "hidden": 0 if question.is_relative else unread,
             "hashing": hashing,
             "anonymous": anonymous,
             "pairs": pairs,
@@ -374,18 +428,15 @@ class Classifier:
             "file_mib": process.mappings.largest_file_mib if hashing else 0.0,
         }
 
-    def _mapping(self, process: _Process, address: int, copy: bytes) -> _Mapping | None:
-        """Return the mapping of an address; None if what was executed there is of no mapping."""
-        mapping = process.mappings.of(address)
-        if not copy or mapping is None or not mapping.file:
-            return mapping
-        there = process.code(address, len(copy))  # to the end of the page at most
-        return mapping if there and copy.startswith(there) else None
 
-    def _code(self, process: _Process, mapping: _Mapping | None, address: int) -> bytes:
-        if mapping is None and process.are_all_mapped:
-            return b""
-        return process.code(address, self._decoder.window_bytes)
+def _is_anonymous(process: _Process, mapping: _Mapping | None, address: int, copy: bytes) -> bool:
+    """Return True if what was executed is in no file, whatever is mapped there now."""
+    if mapping is None:
+        return process.are_all_mapped or process.is_own_page(address)
+    if mapping.is_anonymous or not mapping.file:
+        return mapping.is_anonymous
+    there = process.code(address, len(copy) or 1)  # to the end of the page at most
+    return process.is_own_page(address) or (copy != b"" and not (there and copy.startswith(there)))
 
 
 def _page(address: int, mapping: _Mapping) -> str:

@@ -424,9 +424,51 @@ def test_copied_code_that_a_file_covers_was_in_no_file() -> None:
     assert (found["samples"], found["anonymous"], found["hashing"]) == (2, 2, 2)
 
 
-def test_code_that_was_read_is_not_hidden_though_it_is_no_window(anonymous_code: int) -> None:
-    found = answer(os.getpid(), own_start_ticks(), [(anonymous_code, 3, b"\xeb\xfe")])
-    assert (found["unread"], found["hidden"]) == (3, 0)
+def test_code_without_enough_instructions_is_hidden(anonymous_code: int) -> None:
+    found = answer(os.getpid(), own_start_ticks(), [(anonymous_code, 3, b"\x06" * 128)])
+    assert (found["unread"], found["hidden"]) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    "strewn",
+    [
+        pytest.param("0f1dc0", id="a reserved no-operation"),
+        pytest.param("0f1ee8", id="one whose last byte begins a call"),
+        pytest.param("eb0248b8", id="a jump over the begin of a long instruction"),
+        pytest.param("eb0b" + "06" * 11, id="a jump over no instructions"),
+    ],
+)
+def test_what_is_strewn_in_hides_no_conversion_of_pairs(strewn: str) -> None:
+    """It costs a program nothing, and a miner's generator four bytes."""
+    mixing = "4831c848c1c80b4801d04d31d149c1c9054c01c8"
+    conversion = "f30fe6c1480fafc1"
+    decoder = Decoder("x86_64")
+    plain = decoder.window(bytes.fromhex((mixing + conversion + mixing) * 4)[:128])
+    hidden = decoder.window(bytes.fromhex((mixing + strewn + conversion + mixing) * 4)[:128])
+    assert plain is not None
+    assert hidden is not None
+    assert hidden.converts_pairs is plain.converts_pairs is True
+    assert sum(hidden.counts) >= 12
+
+
+def test_a_page_of_a_file_that_was_written_is_in_no_file(tmp_path: Path) -> None:
+    """A program can be written into a private mapping of a named file, and into a shared one."""
+    (tmp_path / "file").write_bytes(SALSA_QUARTER * 128)
+    for flags, is_written, is_anonymous in (
+        (mmap.MAP_PRIVATE, False, False),
+        (mmap.MAP_PRIVATE, True, True),
+        (mmap.MAP_SHARED, False, True),
+    ):
+        with (tmp_path / "file").open("r+b") as file:
+            memory = mmap.mmap(file.fileno(), 4096, flags=flags, prot=7)
+        if is_written:
+            memory[4000] = 1
+        assert memory[0] >= 0  # the page is present
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        spots = [(address, 3, b""), (address, 4, SALSA_QUARTER * 8)]
+        found = answer(os.getpid(), own_start_ticks(), spots)
+        assert (found["samples"], found["anonymous"]) == (7, 7 * is_anonymous)
+        _kept.append(memory)
 
 
 def test_code_behind_more_mappings_than_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,11 +479,13 @@ def test_code_behind_more_mappings_than_are_read(monkeypatch: pytest.MonkeyPatch
     memory.write(SALSA_QUARTER * 8)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     _kept.append(memory)
-    found = answer(os.getpid(), own_start_ticks(), [(address, 3, b"")])
+    copy = SALSA_QUARTER * 8
+    found = answer(os.getpid(), own_start_ticks(), [(address, 3, copy), (address, 2, b"")])
     assert (found["samples"], found["hashing"], found["anonymous"]) == (3, 3, 3)
+    assert found["unread"] == 2  # it may be a device
     of_file = ctypes.cast(ctypes.pythonapi.Py_GetVersion, ctypes.c_void_p).value or 0
-    found = answer(os.getpid(), own_start_ticks(), [(of_file, 3, b"")])
-    assert found["unread"] == 3  # it may be a device
+    found = answer(os.getpid(), own_start_ticks(), [(of_file, 3, copy)])
+    assert (found["samples"], found["anonymous"]) == (3, 0)  # a library comes after other mappings
 
 
 def test_instructions_that_the_decoder_does_not_know_hide_no_others() -> None:
