@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,10 @@ def test_an_agent_that_is_told_a_wrong_node_says_so(agent: RunningAgent) -> None
     assert any("set node.name or MINERWATCH_NODE" in reason for reason in reasons())
 
 
+def output_of(command: list[str]) -> bytes:
+    return subprocess.run(command, capture_output=True).stdout
+
+
 def test_a_laptop_sees_it_in_top_and_explain(
     agent: RunningAgent, api: ApiServer, kubeconfig: Path
 ) -> None:
@@ -241,12 +246,10 @@ def test_a_laptop_sees_it_in_top_and_explain(
     api.put({"kind": "Node", "metadata": {"name": NODE}}, resource="nodes")
     for options in (["--with-status"], ["--full"]):
         command = ["snapshot", *options]
-        printed = subprocess.run(  # as in the agent's pod
-            [sys.executable, "-m", "minerwatch", *command, "--socket", str(agent.socket)],
-            check=True,
-            capture_output=True,
-        )
-        api.runs("minerwatch", "minerwatch-x", Printing(printed.stdout), "minerwatch", *command)
+        in_pod = [sys.executable, "-m", "minerwatch", *command, "--socket", str(agent.socket)]
+        # A program is reported as it starts: before the first tick there is no snapshot.
+        printed = until(partial(output_of, in_pod))
+        api.runs("minerwatch", "minerwatch-x", Printing(printed), "minerwatch", *command)
     asked = ["--kubeconfig", str(kubeconfig)]
     shown = CliRunner().invoke(cli, ["top", "-A", "--once", *asked])
     assert shown.exit_code == 0, shown.stderr
