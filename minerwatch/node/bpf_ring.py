@@ -1,8 +1,8 @@
 """A BPF program that writes records of one size into a ring buffer, loaded as iterators are.
 
 The ring is memory that is shared with the kernel (Documentation/bpf/ringbuf.rst): a page with the
-place up to which it was read, a page with the place up to which it was written, and the data, which
-is mapped twice so that no record is cut in two.
+offset up to which it was read, a page with the offset up to which it was written, and the data,
+which is mapped twice so that no record is cut in two.
 """
 
 from __future__ import annotations

@@ -193,8 +193,9 @@ class CodeSampler:
         for ring in self._rings.values():
             ring.close()
         self._rings.clear()
-        if self._copies is not None:
-            self._copies.close()
+        copies, self._copies = self._copies, None  # a read in another thread finds nothing then
+        if copies is not None:
+            copies.close()
 
     def _drawn_period_s(self) -> float:
         return self._mean_s * random.uniform(1 - self._spread, 1 + self._spread)  # noqa: S311

@@ -30,7 +30,7 @@ from minerwatch.probes.hot_code import HotCode
 from minerwatch.worker import Worker
 
 _IDLE_S = 10.0
-"""The child's life without questions: it starts in 0.03 s of CPU time, and keeps 21 MiB."""
+"""The child's life without questions: it starts in 0.03 s of CPU time, and keeps 25 MiB."""
 _KNOWN_SAMPLES = 200
 """With so many, a process is classified again only in rounds."""
 _MAX_PROCESSES_OF_ONE = 64

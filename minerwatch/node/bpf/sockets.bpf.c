@@ -4,15 +4,7 @@
 // namespace, read through a BPF iterator over open files. It needs bpf_sock_from_file (Linux 5.11),
 // so it is an object of its own. No lock of a socket is taken: counters are as they stand.
 
-typedef unsigned char __u8;
-typedef unsigned short __u16;
-typedef unsigned int __u32;
-typedef unsigned long long __u64;
-typedef signed int __s32;
-typedef signed long long __s64;
-typedef __u16 __be16;
-typedef __u32 __be32;
-typedef __u32 __wsum;
+#include "types.h"
 
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
