@@ -47,8 +47,13 @@ def sentence(executed: Mapping[str, float]) -> str:
     if not executed:
         return ""
     hidden = executed.get("HiddenCodeShare", 0.0)
-    if hidden >= _HIDDEN:
-        return f"{hidden:.0%} of the code that it executes cannot be read"
+    if hidden < _HIDDEN:
+        return _readable(executed)
+    rest = f"; the rest: {_readable(executed)}" if "HashCodeShare" in executed else ""
+    return f"{hidden:.0%} of the code that it executes cannot be read{rest}"
+
+
+def _readable(executed: Mapping[str, float]) -> str:
     pages = counted(round(executed.get("HotCodePages", 0)), "page")
     generated = executed.get("AnonymousCodeShare", 0.0)
     where = f"{pages} of code" + (f", {generated:.0%} of it in no file" if generated else "")

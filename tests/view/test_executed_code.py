@@ -40,6 +40,9 @@ def test_one_word(executed: dict[str, float], word: str) -> None:
 def test_sentences() -> None:
     assert sentence({}) == ""
     assert sentence({"HiddenCodeShare": 0.98}) == "98% of the code that it executes cannot be read"
+    assert sentence({**HASHING, "HiddenCodeShare": 0.06}) == (
+        "6% of the code that it executes cannot be read; the rest: " + sentence(HASHING)
+    )
     assert sentence(RANDOMX) == (
         "6 pages of code, 100% of it in no file: 52.0% integers mixed (xor, rotate, multiply),"
         " 3.4% floating point; 10% as dense as hash functions; no data read or written"
