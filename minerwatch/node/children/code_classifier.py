@@ -28,7 +28,6 @@ import os
 import sys
 import time
 from binascii import a2b_base64
-from bisect import bisect_left, bisect_right
 
 from minerwatch.node.children.disassembler import SKIPPED, Disassembler
 from minerwatch.node.children.instruction_classes import (
@@ -45,16 +44,16 @@ from minerwatch.node.children.instruction_classes import (
     arm_class,
     x86_class,
 )
+from minerwatch.node.children.mappings import PAGE_BITS, Mapping, Mappings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
 _WINDOW = 16
 _WINDOW_BYTES = {"x86_64": 128, "aarch64": 64}
 _LEAST_INSTRUCTIONS = 6
-_PAGE_BITS = 12
 _ENTRY_BYTES = 8
 _PRESENT, _OF_FILE = 0x80, 0x20  # of its highest byte: bits 63 and 61
 _ENDED = (b"Z", b"X")
@@ -62,9 +61,6 @@ _MAX_THREADS = 1000
 _MAX_PAGES = 64
 """Of one process, kept while a question about it is answered."""
 _MAX_FILE_BYTES = 1 << 20
-MAX_MAPS_CPU_S = 0.1
-"""For some 30,000 mappings or more; a process has 65,530 at most by default (vm.max_map_count)."""
-LINES_PER_CLOCK = 512
 MAX_CACHED = 20_000
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _FAULT_S = 1.5e-6
@@ -187,88 +183,8 @@ def _is_hashing(counts: list[int], total: int) -> bool:
     )
 
 
-# Where code lies.
-
-_OF_THE_KERNEL = (b"[vdso]", b"[vsyscall]")
-_OF_DEVICES = (b"/dev/", b"/sys/", b"anon_inode:")
-_OF_NO_FILE = (b"/memfd:", b"/dev/shm/", b"/SYSV", b"/dev/zero")
-_NOT_ON_DISK = (*_OF_DEVICES, *_OF_NO_FILE)
-
-
-class _Mapping:
-    """``file``: device and inode; empty: no file backs it."""
-
-    __slots__ = ("end", "file", "is_anonymous", "name", "offset", "permissions", "start")
-
-    def __init__(self, line: bytes) -> None:
-        """Raises ValueError if it is no line of maps (proc_pid_maps(5))."""
-        addresses, self.permissions, offset, device, inode, *name = line.split(None, 5)
-        start, _, end = addresses.partition(b"-")
-        self.start, self.end, self.offset = int(start, 16), int(end, 16), int(offset, 16)
-        self.file = device + b":" + inode if inode != b"0" else b""
-        self.name = name[0] if name else b""
-        self.is_anonymous = not self.name.startswith(_OF_THE_KERNEL) and (
-            not self.file
-            or self.name.startswith(_OF_NO_FILE)
-            or self.name.endswith(b" (deleted)")
-            or (self.permissions[1:2] == b"w" and self.permissions.endswith(b"s"))
-        )
-
-    @property
-    def is_of_device(self) -> bool:
-        return self.name.startswith(_OF_DEVICES) and not self.name.startswith(_OF_NO_FILE)
-
-    @property
-    def is_of_disk(self) -> bool:
-        is_on_disk = self.name.startswith(b"/") and not self.name.startswith(_NOT_ON_DISK)
-        return is_on_disk and self.file != b"" and self.permissions.startswith(b"r")
-
-
-class Mappings:
-    """The executable mappings that hold some addresses, by lines of /proc/PID/maps.
-
-    ``largest_file_mib``: the size of the largest mapping of a file on a disk.
-    """
-
-    def __init__(self, lines: Iterable[bytes], addresses: Iterable[int]) -> None:
-        self.is_empty = True
-        self._mappings: list[_Mapping] = []
-        largest_bytes = 0
-        wanted = sorted(addresses)
-        for line in lines:
-            first, _, rest = line.partition(b"-")
-            try:
-                start, end = int(first, 16), int(rest.partition(b" ")[0], 16)
-                index = bisect_left(wanted, start)
-                if index < len(wanted) and wanted[index] < end:
-                    self._mappings.append(_Mapping(line))
-                if end - start > largest_bytes and b" /" in line and _Mapping(line).is_of_disk:
-                    largest_bytes = end - start
-            except ValueError:
-                continue
-            self.is_empty = False
-        self._mappings = sorted(filter(_is_code, self._mappings), key=lambda each: each.start)
-        self._starts = [each.start for each in self._mappings]
-        self.largest_file_mib = largest_bytes / (1 << 20)
-
-    def of(self, address: int) -> _Mapping | None:
-        """Return the mapping that holds ``address``."""
-        index = bisect_right(self._starts, address) - 1
-        if index < 0 or address >= self._mappings[index].end:
-            return None
-        return self._mappings[index]
-
-
-def _is_code(mapping: _Mapping) -> bool:
-    # Reading a device's memory could set off what the device does.
-    return mapping.permissions[2:3] == b"x" and not mapping.is_of_device
-
-
 class _Process:
-    """One process, open for reading. Raises OSError if it cannot be read.
-
-    ``are_all_mapped``: False if there are more mappings than are read.
-    """
+    """One process, open for reading. Raises OSError if it cannot be read."""
 
     def __init__(self, proc: str, question: Question) -> None:
         self._folder = f"{proc}/{question.pid}"
@@ -281,12 +197,11 @@ class _Process:
             self._folder = self._living_thread()
         self._code: dict[int, bytes] = {}  # of pages
         self._entries: dict[int, int] = {}
-        self.are_all_mapped = True
-        self._memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
-        self._pages = -1
+        self.mappings = Mappings(f"{self._folder}/maps")
+        self._memory = self._pages = -1
         try:
+            self._memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
             self._pages = os.open(f"{self._folder}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-            self.mappings = Mappings(self._maps(), (address for address, _, _ in question.spots))
         except BaseException:
             self.close()
             raise
@@ -305,14 +220,11 @@ class _Process:
                 continue
         return self._folder
 
-    def _maps(self) -> Iterator[bytes]:
-        until_s = time.process_time() + MAX_MAPS_CPU_S
-        with open(f"{self._folder}/maps", "rb") as lines:  # noqa: PTH123 - as below
-            for number, line in enumerate(lines, 1):
-                if number % LINES_PER_CLOCK == 0 and time.process_time() > until_s:
-                    self.are_all_mapped = False
-                    return
-                yield line
+    def mapping(self, address: int) -> Mapping | None:
+        """Return the mapping of code that holds ``address``."""
+        found = self.mappings.of(address)
+        # Reading a device's memory could set off what the device does.
+        return found if found and found.is_executable and not found.is_of_device else None
 
     def io_bytes(self) -> int | None:
         """Return all bytes that it has read and written, from files, pipes or sockets."""
@@ -328,26 +240,26 @@ class _Process:
 
     def code(self, address: int, size_bytes: int) -> bytes:
         """Return code, if its page is present: to fetch one can take as long as a tenant likes."""
-        page = address >> _PAGE_BITS
+        page = address >> PAGE_BITS
         if page not in self._code:
             if len(self._code) >= _MAX_PAGES:
                 self._code.clear()
             self._code[page] = self._page(page)
-        begins = address - (page << _PAGE_BITS)
+        begins = address - (page << PAGE_BITS)
         return self._code[page][begins : begins + size_bytes]
 
     def _page(self, page: int) -> bytes:
         try:
             if not self._entry(page) & _PRESENT:
                 return b""
-            return os.pread(self._memory, 1 << _PAGE_BITS, page << _PAGE_BITS)
+            return os.pread(self._memory, 1 << PAGE_BITS, page << PAGE_BITS)
         except (OSError, OverflowError):
             return b""
 
     def is_own_page(self, address: int) -> bool:
         """Return True if the page is present and the process's own: it has written it."""
         try:
-            return self._entry(address >> _PAGE_BITS) & (_PRESENT | _OF_FILE) == _PRESENT
+            return self._entry(address >> PAGE_BITS) & (_PRESENT | _OF_FILE) == _PRESENT
         except (OSError, OverflowError):
             return False
 
@@ -359,9 +271,10 @@ class _Process:
         return self._entries[page]
 
     def close(self) -> None:
-        os.close(self._memory)
-        if self._pages >= 0:
-            os.close(self._pages)
+        self.mappings.close()
+        for fd in (self._memory, self._pages):
+            if fd >= 0:
+                os.close(fd)
 
 
 class Classifier:
@@ -387,7 +300,7 @@ class Classifier:
             process = _Process(self._proc, question)
         except (OSError, IndexError, ValueError):
             return None
-        if process.is_same and not (process.mappings.is_empty and process.are_all_mapped):
+        if process.is_same and process.mappings.exist():
             return process
         process.close()
         return None
@@ -397,7 +310,7 @@ class Classifier:
         classes = [0] * CLASSES
         pages: dict[str, int] = {}
         for address, count, copy in question.spots:
-            mapping = process.mappings.of(address)
+            mapping = process.mapping(address)
             is_anonymous = _is_anonymous(process, mapping, address, copy)
             is_mapped = mapping is not None and is_anonymous == mapping.is_anonymous
             code = copy or (process.code(address, self._decoder.window_bytes) if mapping else b"")
@@ -425,26 +338,26 @@ class Classifier:
             "io_bytes": process.io_bytes(),
             "cpu_s": process.cpu_s,
             "kernel_s": process.kernel_s,
-            "file_mib": process.mappings.largest_file_mib if hashing else 0.0,
+            "file_mib": process.mappings.largest_file_mib() if hashing else 0.0,
         }
 
 
-def _is_anonymous(process: _Process, mapping: _Mapping | None, address: int, copy: bytes) -> bool:
+def _is_anonymous(process: _Process, mapping: Mapping | None, address: int, copy: bytes) -> bool:
     """Return True if what was executed is in no file, whatever is mapped there now."""
     if mapping is None:
-        return process.are_all_mapped or process.is_own_page(address)
+        return process.mappings.are_all_known or process.is_own_page(address)
     if mapping.is_anonymous or not mapping.file:
         return mapping.is_anonymous
     there = process.code(address, len(copy) or 1)  # to the end of the page at most
     return process.is_own_page(address) or (copy != b"" and not (there and copy.startswith(there)))
 
 
-def _page(address: int, mapping: _Mapping) -> str:
+def _page(address: int, mapping: Mapping) -> str:
     """Return a name of the page: the same in all processes that map the same file."""
     if not mapping.file:
-        return f"{address >> _PAGE_BITS:x}"
+        return f"{address >> PAGE_BITS:x}"
     file_offset = address - mapping.start + mapping.offset
-    return f"{mapping.file.decode(errors='replace')}:{file_offset >> _PAGE_BITS:x}"
+    return f"{mapping.file.decode(errors='replace')}:{file_offset >> PAGE_BITS:x}"
 
 
 class Question:

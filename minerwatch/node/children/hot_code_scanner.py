@@ -29,7 +29,7 @@ import os
 import re
 import stat
 import sys
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -38,6 +38,7 @@ from typing import Any, NamedTuple
 import yara_x
 
 from minerwatch.node.children.machine_code import Decoder, Reference, References, Words, masked
+from minerwatch.node.children.mappings import Mapping, Mappings
 from minerwatch.node.children.scanning import bound_cpu, bound_itself, put, scanners_of
 from minerwatch.node.children.traced_code import PAGE, TracedCode, joined
 
@@ -51,7 +52,6 @@ _TABLE_BYTES = 256
 """Of a table whose address is taken: its length does not show, and what follows is another's."""
 _GAP = bytes(64)
 """Put between parts that are not adjacent: no pattern matches across it."""
-_MAX_MAPS_BYTES = 16 << 20
 _MAX_MOUNTS_BYTES = 1 << 20
 _MAX_NAMES = 64
 
@@ -67,64 +67,31 @@ _SCAN_S = 5
 
 # The memory of a process.
 
-_MAPS_LINE = re.compile(
-    rb"([0-9a-f]{1,16})-([0-9a-f]{1,16}) (\S{4}) [0-9a-f]+ \S+ (\d+) *([^\n]*)\n?"
-)
-
-
-_OF_DEVICES = re.compile(rb"/dev/(?!shm/|zero)|/sys/|anon_inode:|\[vvar")
-
-
-class Mapping(NamedTuple):
-    """A mapping that is executable, or read-only."""
-
-    start: int
-    end: int
-    is_executable: bool
-    is_writable: bool
-    has_file: bool
-    name: bytes
-
 
 class Process:
     """One process, open for reading. Raises OSError if it cannot be read."""
 
     def __init__(self, proc: str, task_path: str, pid: int, start_ticks: int) -> None:
         self._folder = f"{proc}/{task_path}"
-        self._memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
-        self._pages = -1
+        self._mappings = Mappings(f"{self._folder}/maps")
+        self._memory = self._pages = -1
         try:
+            self._memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
             self._pages = os.open(f"{self._folder}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
             with open(f"{proc}/{pid}/stat", "rb") as file:  # noqa: PTH123 - as below
                 fields = file.read().rpartition(b")")[2].split()  # proc_pid_stat(5)
             self.is_same = int(fields[19]) == start_ticks
-            self._mappings = sorted(self._read_mappings())
         except BaseException:
             self.close()
             raise
-        self._starts = [each.start for each in self._mappings]
-
-    def _read_mappings(self) -> Iterator[Mapping]:
-        size = 0
-        with open(f"{self._folder}/maps", "rb") as lines:  # noqa: PTH123 - pathlib is slow to import
-            for line in lines:
-                size += len(line)
-                match = _MAPS_LINE.fullmatch(line)
-                if size > _MAX_MAPS_BYTES:
-                    return
-                if not match or _OF_DEVICES.match(match[5]):
-                    continue  # reading a device's memory could set off what the device does
-                if b"x" in match[3] or (b"w" not in match[3] and b"r" in match[3]):
-                    start, end = int(match[1], 16), int(match[2], 16)
-                    rights = b"x" in match[3], b"w" in match[3]
-                    yield Mapping(start, end, *rights, match[4] != b"0", match[5])
 
     def mapping(self, address: int) -> Mapping | None:
         """Return the executable or read-only mapping of an address."""
-        index = bisect_right(self._starts, address) - 1
-        if index < 0 or address >= self._mappings[index].end:
-            return None
-        return self._mappings[index]
+        found = self._mappings.of(address)
+        if found is None or found.is_of_device:
+            return None  # reading a device's memory could set off what the device does
+        is_read_only = found.is_readable and not found.is_writable
+        return found if found.is_executable or is_read_only else None
 
     def mount_table(self) -> bytes:
         """Return the mounts that it sees (proc_pid_mountinfo(5))."""
@@ -149,9 +116,10 @@ class Process:
 
     def close(self) -> None:
         """Close its memory."""
-        os.close(self._memory)
-        if self._pages >= 0:
-            os.close(self._pages)
+        self._mappings.close()
+        for fd in (self._memory, self._pages):
+            if fd >= 0:
+                os.close(fd)
 
 
 # Hot code.
@@ -195,7 +163,7 @@ class HotCode:
         least = _LEAST_SHARE_OF_FINGERPRINT * self.hot.total()
         for page, count in self.hot.most_common(_MAX_FINGERPRINTS):
             mapping = self._process.mapping(page * PAGE)
-            if count < least or mapping is None or mapping.is_writable or not mapping.has_file:
+            if count < least or mapping is None or mapping.is_writable or not mapping.file:
                 continue
             if self._mixing[page] >= _LEAST_MIXING * self._executed[page] > 0:
                 yield self._fingerprint(page), mapping
@@ -290,9 +258,9 @@ def is_of_image(process: Process, mapping: Mapping, proc: str) -> bool:
     It did if it has no name any more, lies on a volume, or in the upper layer of an overlay. On a
     host, where there is no image, only what lies in memory did.
     """
-    name = mapping.name
-    if name.startswith(_OF_NO_FOLDER) or name.endswith(b" (deleted)"):
+    if mapping.is_in_memory:
         return False
+    name = mapping.name
     mounts = sorted(_mounts(process.mount_table()), key=lambda each: len(each.point))
     above = [each for each in mounts if _lies_below(name, each.point)]
     if not above:
@@ -308,7 +276,6 @@ def is_of_image(process: Process, mapping: Mapping, proc: str) -> bool:
     return mount.point == b"/" or not (is_in_container or mount.kind in (b"tmpfs", b"ramfs"))
 
 
-_OF_NO_FOLDER = (b"/memfd:", b"/SYSV", b"/dev/zero", b"/dev/shm/")
 _MOUNT = re.compile(
     rb"^\d+ \d+ \S+ \S+ (\S+) [^\n]*? - (\S+) \S+ (?:\S*?,upperdir=([^,\s]+))?", re.MULTILINE
 )

@@ -27,7 +27,8 @@ from minerwatch.node import (
     yara_scan,
 )
 from minerwatch.node.children import dcgm_reader, gpu_files
-from minerwatch.node.children.code_classifier import Decoder, Mappings
+from minerwatch.node.children.code_classifier import Decoder
+from minerwatch.node.children.mappings import largest_file_mib, mapping_of
 from minerwatch.node.cluster_networks import ClusterNetworks
 from minerwatch.node.command_lines import END_BYTES, Piece, join_pieces
 from minerwatch.node.exe_digests import HasherAnswer
@@ -354,15 +355,19 @@ def code_samples(data: bytes) -> None:
 
 @target("node.children.code_classifier")
 def sampled_code(data: bytes) -> None:
-    """Code at sampled addresses, and the mappings that it lies in."""
-    code, maps = parts(data, 2)
+    """Code at sampled addresses."""
     for machine in ("x86_64", "aarch64"):
-        window = _decoder(machine).window(code)
+        window = _decoder(machine).window(data)
         assert window is None or 0 < sum(window.counts) <= INSTRUCTIONS
-    addresses = (0, 0x400000, 0x7FFF_FFFF_F000, (1 << 64) - 1)
-    mappings = Mappings(maps.split(b"\n"), addresses)
-    for address in addresses:
-        found = mappings.of(address)
+
+
+@target("node.children.mappings")
+def mappings(data: bytes) -> None:
+    """The list of a process's mappings; names of files are a tenant's."""
+    lines = data.splitlines(keepends=True)
+    assert largest_file_mib(lines) >= 0
+    for address in (0, 0x400000, 0x7FFF_FFFF_F000, (1 << 64) - 1):
+        found = mapping_of(address, lines)
         assert found is None or found.start <= address < found.end
 
 

@@ -1,4 +1,4 @@
-"""Classes of instructions, windows of code, and mappings; on recorded bytes and on this process."""
+"""Classes of instructions, and windows of code; on recorded bytes and on this process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from minerwatch.detection.executed_code import CLASSES
 from minerwatch.node.children import code_classifier as classifier
-from minerwatch.node.children.code_classifier import Classifier, Decoder, Mappings, Question
+from minerwatch.node.children import mappings
+from minerwatch.node.children.code_classifier import Classifier, Decoder, Question
 from minerwatch.node.children.instruction_classes import (
     BRANCH,
     CIPHER,
@@ -234,63 +235,6 @@ def test_what_was_decoded_is_kept_within_bounds(monkeypatch: pytest.MonkeyPatch)
     assert len(decoder.windows) <= 10
 
 
-MAPS = b"""\
-00400000-00401000 r-xp 00000000 fe:01 1234                               /usr/bin/a
-00600000-00601000 rw-p 00000000 fe:01 1234                               /usr/bin/a
-7f0000000000-7f0000100000 r-xp 00002000 fe:01 99                         /usr/lib/b.so (deleted)
-7f1000000000-7f1000001000 rwxp 00000000 00:00 0
-7f2000000000-7f2000001000 r-xs 00000000 00:01 77                         /memfd:x (deleted)
-7f3000000000-7f3000001000 r-xs 00000000 00:19 78                         /dev/shm/x
-7ffd00000000-7ffd00002000 r-xp 00000000 00:00 0                          [vdso]
-7f4000000000-7f4000001000 r-xs 00000000 00:06 12                         /dev/mem
-7f5000000000-7f5000001000 r-xs 00000000 00:0e 13                         anon_inode:[gpu]
-ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
-"""
-
-
-def test_the_largest_file_that_is_mapped_lies_on_a_disk() -> None:
-    def largest_mib(*lines: bytes) -> float:
-        return Mappings(lines, ()).largest_file_mib
-
-    of_maps = MAPS.splitlines()
-    assert largest_mib(*of_maps) == 1.0
-    larger = b"7e0000000000-7e000c000000 r--s 00000000 fe:01 5      /data/a file\n"
-    in_memory = b"7e1000000000-7e100f000000 r--s 00000000 00:19 6      /dev/shm/y\n"
-    assert largest_mib(*of_maps, larger, in_memory) == 192.0
-    assert largest_mib() == 0.0
-    assert largest_mib(b"half a line of a file /y", *of_maps) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("address", "is_anonymous"),
-    [
-        (0x400010, False),
-        (0x7F0000000010, True),
-        (0x7F1000000FFF, True),
-        (0x7F2000000000, True),
-        (0x7F3000000000, True),
-        (0x7FFD00000000, False),
-        (0xFFFFFFFFFF600000, False),
-    ],
-)
-def test_which_code_no_file_backs(address: int, is_anonymous: bool) -> None:
-    mapping = Mappings(MAPS.splitlines(), [address]).of(address)
-    assert mapping is not None
-    assert mapping.is_anonymous is is_anonymous
-
-
-@pytest.mark.parametrize(
-    "address", [0, 0x600010, 0x401000, 0x7F4000000000, 0x7F5000000000, 1 << 63, (1 << 64) - 1]
-)
-def test_what_is_not_read_as_code(address: int) -> None:
-    assert Mappings(MAPS.splitlines(), [address]).of(address) is None
-
-
-@given(st.binary(max_size=200))
-def test_any_content_of_maps(content: bytes) -> None:
-    Mappings((content + MAPS).splitlines(), [0x400010]).of(0x400010)
-
-
 def own_start_ticks() -> int:
     found = ProcessFiles("/proc", {}).stat(os.getpid())
     assert found is not None
@@ -334,6 +278,9 @@ def test_counts_of_a_real_process(anonymous_code: int) -> None:
     assert found["cpu_s"] > found["kernel_s"] >= 0
 
 
+_MAPS = "00400000-00401000 r-xp 00000000 fe:01 1234                     /usr/bin/a\n"
+
+
 @pytest.mark.parametrize(("new_pages", "kernel_s"), [(0, 4.4), (2_587_760, 0.52), (9**7, -2.77)])
 def test_time_for_new_pages_is_not_that_of_the_kernel(
     new_pages: int, kernel_s: float, tmp_path: Path
@@ -347,7 +294,7 @@ def test_time_for_new_pages_is_not_that_of_the_kernel(
         f"7 (x) R 1 7 7 0 -1 0 {new_pages} 0 0 0 {5.6 * ticks:.0f} {4.4 * ticks:.0f} 0 0 20 0 1 0 5"
     )
     (tmp_path / "7").mkdir()
-    files = {"stat": stat, "mem": "", "pagemap": "", "maps": MAPS.decode(), "io": ""}
+    files = {"stat": stat, "mem": "", "pagemap": "", "maps": _MAPS, "io": ""}
     for name, content in files.items():
         (tmp_path / "7" / name).write_text(content)
     found = answer(7, 5, [(64, 1, b"")], proc=str(tmp_path))
@@ -473,8 +420,9 @@ def test_a_page_of_a_file_that_was_written_is_in_no_file(tmp_path: Path) -> None
 
 def test_code_behind_more_mappings_than_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand mappings of a file with a long name came before all code, and hid it."""
-    monkeypatch.setattr(classifier, "MAX_MAPS_CPU_S", -1.0)
-    monkeypatch.setattr(classifier, "LINES_PER_CLOCK", 1)
+    monkeypatch.setattr(mappings, "PROCMAP_QUERY", 0)  # as before Linux 6.11
+    monkeypatch.setattr(mappings, "MAX_CPU_S", -1.0)
+    monkeypatch.setattr(mappings, "CHUNK_BYTES", 1)
     memory = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=7)
     memory.write(SALSA_QUARTER * 8)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from minerwatch.node.children import hot_code_scanner as scanner
 from minerwatch.node.children.hot_code_scanner import (
     HotCode,
-    Mapping,
     Process,
     answer,
     is_of_image,
     names_in,
 )
 from minerwatch.node.children.machine_code import Decoder
+from minerwatch.node.children.mappings import Mapping
 from minerwatch.node.children.scanning import scanners_of
 from minerwatch.node.proc_files import ProcessFiles
 from tests.examples import examples
@@ -331,7 +331,7 @@ def test_files_that_came_after_the_container(
     upper.mkdir(parents=True)
     (upper / "added").touch()
     (upper / "removed").mkdir()
-    mapping = Mapping(0, PAGE, True, False, True, name)
+    mapping = Mapping(0, PAGE, b"r-xp", 0, b"fe:01:1", name)
     assert is_of_image(Mounts(table), mapping, str(tmp_path)) is expected  # type: ignore[arg-type]
 
 

@@ -1,0 +1,197 @@
+"""The mappings of a process: which one holds an address, how large is the largest file.
+
+Linux 6.11 says which mapping holds an address (PROCMAP_QUERY, include/uapi/linux/fs.h). Before, the
+whole list of them is read, up to a bound of CPU time: a process can have 65,530 mappings by default
+(vm.max_map_count), each with a name of 4096 characters.
+
+It imports no more than it must: a child that imports it starts every few minutes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import time
+from bisect import bisect_right
+from struct import Struct
+
+PAGE_BITS = 12
+MAX_CPU_S = 0.1
+"""For some 30,000 mappings or more."""
+CHUNK_BYTES = 64 << 10
+"""Of the list, read between two looks at the clock."""
+_MAX_LIST_BYTES = 16 << 20
+_MAX_KNOWN = 4096
+_PAGES = 1 << 64 - PAGE_BITS
+
+_QUERY = Struct("=9Q2I2I2Q")  # struct procmap_query
+PROCMAP_QUERY = 0xC0006611 | _QUERY.size << 16
+_NAME_BYTES = 4096  # PATH_MAX
+_RIGHTS = b"rwx"  # bits 0 to 2 of vma_flags
+_SHARED = 1 << 3
+
+_OF_THE_KERNEL = (b"[vdso]", b"[vsyscall]")
+_IN_MEMORY = (b"/memfd:", b"/dev/shm/", b"/SYSV", b"/dev/zero")
+_OF_DEVICES = (b"/dev/", b"/sys/", b"anon_inode:", b"[vvar")
+_NOT_ON_DISK = (*_OF_DEVICES, *_IN_MEMORY)
+
+
+class Mapping:
+    """One mapping, as a line of /proc/PID/maps shows it (proc_pid_maps(5)).
+
+    ``file``: device and inode; empty: no file backs it. ``is_in_memory``: its file lies on no
+    disk, or has no name any more. ``is_anonymous``: no file on a disk holds what it holds, and it
+    is not the kernel's.
+    """
+
+    __slots__ = (
+        *("end", "file", "is_anonymous", "is_executable", "is_in_memory", "is_readable"),
+        *("is_writable", "name", "offset", "start"),
+    )
+
+    def __init__(
+        self, start: int, end: int, permissions: bytes, offset: int, file: bytes, name: bytes
+    ) -> None:
+        self.start, self.end, self.offset = start, end, offset
+        self.file, self.name = file, name
+        self.is_readable = permissions[:1] == b"r"
+        self.is_writable = permissions[1:2] == b"w"
+        self.is_executable = permissions[2:3] == b"x"
+        self.is_in_memory = name.startswith(_IN_MEMORY) or name.endswith(b" (deleted)")
+        self.is_anonymous = not name.startswith(_OF_THE_KERNEL) and (
+            not file or self.is_in_memory or (self.is_writable and permissions.endswith(b"s"))
+        )
+
+    @property
+    def is_of_device(self) -> bool:
+        """True if to read it could set off what a device does."""
+        return self.name.startswith(_OF_DEVICES) and not self.name.startswith(_IN_MEMORY)
+
+    @property
+    def is_of_disk(self) -> bool:
+        """True if a file on a disk can be read here."""
+        is_on_disk = self.name.startswith(b"/") and not self.name.startswith(_NOT_ON_DISK)
+        return is_on_disk and self.file != b"" and self.is_readable
+
+
+class Mappings:
+    """The mappings of a process. Raises OSError if they cannot be read.
+
+    ``are_all_known``: False if there are more than were read.
+    """
+
+    def __init__(self, path: str) -> None:
+        """``path``: of its list."""
+        self.are_all_known = True
+        self._file = open(path, "rb")  # noqa: PTH123, SIM115 - pathlib is slow to import
+        self._name = ctypes.create_string_buffer(_NAME_BYTES)
+        self._known: dict[int, Mapping | None] = {}  # by page
+        self._lines: list[bytes] | None = None
+
+    def exist(self) -> bool:
+        """Return False if the process has exited, or is the kernel's."""
+        self.of(0)
+        return self._lines != [] or not self.are_all_known
+
+    def of(self, address: int) -> Mapping | None:
+        """Return the mapping that holds ``address``."""
+        page = address >> PAGE_BITS
+        if not 0 <= page < _PAGES:
+            return None
+        if page not in self._known:
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            self._known[page] = self._found(address)
+        return self._known[page]
+
+    def largest_file_mib(self) -> float:
+        """Return the size of the largest mapping of a file on a disk."""
+        return largest_file_mib(self._listed())
+
+    def close(self) -> None:
+        """Close the list."""
+        self._file.close()
+
+    def _found(self, address: int) -> Mapping | None:
+        if self._lines is None:
+            try:
+                return self._asked(address)
+            except OSError as error:
+                if error.errno == errno.ENOENT:
+                    return None
+        return mapping_of(address, self._listed())
+
+    def _asked(self, address: int) -> Mapping:
+        name_at = ctypes.addressof(self._name)
+        query = bytearray(
+            _QUERY.pack(_QUERY.size, 0, address, *[0] * 8, _NAME_BYTES, 0, name_at, 0)
+        )
+        fcntl.ioctl(self._file, PROCMAP_QUERY, query)
+        _, _, _, start, end, flags, _, offset, inode, major, minor, length, *_ = _QUERY.unpack(
+            query
+        )
+        rights = bytes(each if flags >> bit & 1 else ord("-") for bit, each in enumerate(_RIGHTS))
+        return Mapping(
+            start,
+            end,
+            rights + (b"s" if flags & _SHARED else b"p"),
+            offset,
+            f"{major:02x}:{minor:02x}:{inode}".encode() if inode else b"",
+            self._name.value if length else b"",
+        )
+
+    def _listed(self) -> list[bytes]:
+        if self._lines is None:
+            self._lines = self._read()
+        return self._lines
+
+    def _read(self) -> list[bytes]:
+        until_s = time.process_time() + MAX_CPU_S
+        lines: list[bytes] = []
+        size = 0
+        while more := self._file.readlines(CHUNK_BYTES):
+            lines += more
+            size += sum(map(len, more))
+            if time.process_time() > until_s or size > _MAX_LIST_BYTES:
+                self.are_all_known = False
+                break
+        return lines
+
+
+def mapping_of(address: int, lines: list[bytes]) -> Mapping | None:
+    """Return the mapping that holds an address, by the lines of the list, which are in order."""
+    try:
+        index = bisect_right(lines, address, key=_start) - 1
+        mapping = _mapping(lines[index]) if index >= 0 else None
+    except ValueError:
+        return None
+    is_in = mapping is not None and mapping.start <= address < mapping.end
+    return mapping if is_in else None
+
+
+def largest_file_mib(lines: list[bytes]) -> float:
+    """Return the size of the largest mapping of a file on a disk."""
+    largest_bytes = 0
+    for line in lines:
+        if b" /" in line:
+            try:
+                mapping = _mapping(line)
+            except ValueError:
+                continue
+            if mapping.is_of_disk:
+                largest_bytes = max(largest_bytes, mapping.end - mapping.start)
+    return largest_bytes / (1 << 20)
+
+
+def _start(line: bytes) -> int:
+    return int(line.partition(b"-")[0], 16)
+
+
+def _mapping(line: bytes) -> Mapping:
+    """Return a line as a mapping. Raises ValueError."""
+    addresses, permissions, offset, device, inode, *name = line.split(None, 5)
+    start, _, end = addresses.partition(b"-")
+    file = device + b":" + inode if inode != b"0" else b""
+    named = name[0].rstrip(b"\n") if name else b""
+    return Mapping(int(start, 16), int(end, 16), permissions, int(offset, 16), file, named)
