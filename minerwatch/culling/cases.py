@@ -7,11 +7,13 @@ from dataclasses import replace
 
 from minerwatch.culling.actions import ProcessActions, SeenPod
 from minerwatch.culling.context import Context
+from minerwatch.culling.file_budget import FileBudget
 from minerwatch.culling.holds import Holds
+from minerwatch.culling.lease_budget import LeaseBudget
 from minerwatch.culling.policy import claims_protection
 from minerwatch.culling.proof import counted_as, pod_counted_as, rules_that_flag
 from minerwatch.culling.recorded_history import RecordedHistory
-from minerwatch.culling.records import Case, KnownBudget, Situation
+from minerwatch.culling.records import Case, Situation
 from minerwatch.kube.controllers import ControllerCheck
 from minerwatch.model import Action, Container, Level, Observation, ProcessId
 
@@ -28,7 +30,7 @@ class Cases:
         self,
         context: Context,
         history: RecordedHistory,
-        budget: KnownBudget,
+        budget: LeaseBudget | FileBudget,
         actions: ProcessActions,
         controllers: ControllerCheck | None,
     ) -> None:

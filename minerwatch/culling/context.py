@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from threading import Event, Lock
 from typing import Protocol
@@ -11,18 +11,9 @@ from typing import Protocol
 from minerwatch.config.schema import Config, Culling
 from minerwatch.config.values import ENFORCE
 from minerwatch.culling.records import ActionRecord, Moment
-from minerwatch.kube.events import EventReason
-from minerwatch.model import (
-    Abuse,
-    Attribution,
-    Container,
-    ContainerKey,
-    Finding,
-    Identity,
-    Observation,
-    Owner,
-    Pod,
-)
+from minerwatch.kube.cluster_view import ClusterNode
+from minerwatch.model import Container, ContainerKey, Identity, Observation
+from minerwatch.node.host_view import HostView
 from minerwatch.report.log import Log
 
 _MAX_SLEW_S = 5.0
@@ -53,36 +44,6 @@ class Monitor(Protocol):
 
     def container_of(self, pid: int) -> Container | None:
         """Return the container that a process is in; None: it is gone or not seen."""
-
-
-class Site(Protocol):
-    """Names and owners of containers: by a cluster, or on a host by its files."""
-
-    @property
-    def is_synced(self) -> bool:
-        """Return True if that is up to date."""
-
-    def identity(self, container: Container) -> Identity | None:
-        """Return name and owner of a container; None while they are unknown."""
-
-    def owner(self, pod: Pod) -> Owner | None:
-        """Return the owner of a pod."""
-
-    def owners(self, pod: Pod) -> tuple[Attribution, ...]:
-        """Return all names of the people behind a pod, each with its source."""
-
-    def pods(self) -> tuple[Pod, ...]:
-        """Return all pods, of a host all units and containers."""
-
-    def announce_action(
-        self,
-        pod: Pod,
-        container: Container,
-        reason: EventReason,
-        findings: Iterable[Finding] = (),
-        abuse: str = Abuse.MINING,
-    ) -> None:
-        """Inform the owner of an action, where there is a way to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +101,7 @@ class Context:
 
     config: Config
     agent: AgentIdentity
-    cluster: Site
+    cluster: ClusterNode | HostView  # names and owners of containers
     monitor: Monitor
     log: Log
     clock: AgentClock

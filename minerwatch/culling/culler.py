@@ -31,7 +31,7 @@ from minerwatch.culling.mailbox import NOT_RUNNING, Flagged, Mailbox, PendingReq
 from minerwatch.culling.operator_orders import OperatorOrders
 from minerwatch.culling.proof import tripped
 from minerwatch.culling.recorded_history import DecisionLog, RecordedHistory
-from minerwatch.culling.records import ActionRecord, KnownBudget, Moment
+from minerwatch.culling.records import ActionRecord, Moment
 from minerwatch.culling.sightings import FILE_NAME, Sightings
 from minerwatch.errors import MinerwatchError
 from minerwatch.format import rfc3339
@@ -83,7 +83,7 @@ class Culler:
 
         actions: Actions | HostActions
         if isinstance(cluster, HostView):
-            self._budget: KnownBudget = FileBudget(
+            self._budget: LeaseBudget | FileBudget = FileBudget(
                 Path(config.culling.audit.log).with_name(BUDGET_FILE),
                 lambda: self._context.culling.budget,
                 read_clocks,

@@ -49,7 +49,7 @@ class Slot(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=T
 
 
 class FileBudget:
-    """``records.KnownBudget`` in a file; for many threads and processes.
+    """``records.Budget`` in a file; for many threads and processes.
 
     ``failures`` counts failures by reason: ``damaged``, ``unusable``, ``locked``.
     """

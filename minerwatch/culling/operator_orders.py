@@ -16,9 +16,11 @@ from minerwatch.culling.cases import Cases
 from minerwatch.culling.context import Context
 from minerwatch.culling.decision import Decision, container_name
 from minerwatch.culling.enforcer import Enforcer
+from minerwatch.culling.file_budget import FileBudget
 from minerwatch.culling.host_actions import HostActions
+from minerwatch.culling.lease_budget import LeaseBudget
 from minerwatch.culling.recorded_history import DecisionLog, RecordedHistory
-from minerwatch.culling.records import ActionRecord, Case, KnownBudget
+from minerwatch.culling.records import ActionRecord, Case
 from minerwatch.errors import MinerwatchError, TargetError
 from minerwatch.kube.client import ApiError
 from minerwatch.kube.events import EventReason
@@ -36,7 +38,7 @@ class OperatorOrders:
     context: Context
     cases: Cases
     history: RecordedHistory
-    budget: KnownBudget
+    budget: LeaseBudget | FileBudget
     actions: Actions | HostActions
     enforcer: Enforcer
     decisions: DecisionLog

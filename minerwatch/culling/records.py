@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -192,36 +192,6 @@ class Budget(Protocol):
 
     def give_back(self, record: ActionRecord) -> None:
         """Free the slot of an action that was withdrawn; failures are ignored."""
-
-
-class KnownBudget(Budget, Protocol):
-    """A budget, with what is left of it as last read, and the rules that flag many owners."""
-
-    failures: dict[str, int]
-
-    def close(self) -> None:
-        """Interrupt all waits."""
-
-    def refresh(self) -> bool:
-        """Read the budget, so that ``left`` is known; return True on success."""
-
-    def refresh_if_due(self, now_s: float, *, is_needed: bool, dry_run: bool) -> None:
-        """Read the budget if the last read is too old; called at every tick."""
-
-    def left(self, *, dry_run: bool) -> int | None:
-        """Return how many actions may still be done now; None: unknown."""
-
-    def server_unix_s(self) -> float | None:
-        """Return the time of day of a clock that all agents share; None: there is none."""
-
-    def flag(self, flagged: Mapping[str, Iterable[str]]) -> None:
-        """Share each rule's confirmed owners on this node with other agents."""
-
-    def flagged(self, rules: Iterable[str]) -> dict[str, int]:
-        """Return how many owners each of ``rules`` flags for all agents, as last read."""
-
-    def forget(self) -> None:
-        """Remove the budget. Raises MinerwatchError."""
 
 
 PROCESS_ACTIONS = (Action.STOP, Action.KILL)
