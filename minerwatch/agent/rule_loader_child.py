@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _bound_itself() -> None:
-    """End when the agent ends, only read files, and be the first that the OOM killer takes."""
+    """Exit with the agent, keep only the right to read files, and be killed first on OOM."""
     confined.follow(int(sys.argv[1]))
     with suppress(OSError):
         confined.keep("DAC_READ_SEARCH")

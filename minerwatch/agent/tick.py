@@ -2,8 +2,8 @@
 
 ``tracker`` reads processes, ``process_meter`` their counters, ``matching`` matches rules. A tick
 returns what it found; ``publisher`` publishes it.
-Processes are measured one by one only in hot containers: new ones, those that use CPU, and those
-with a finding.
+Processes are measured one by one only in hot containers: those that are new or use CPU, that have a
+finding, or about which a probe has news (``Watch._is_hot``).
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _ended(tracker: Tracker, judge: Judge, gone: Iterable[ContainerKey]) -> tupl
 
 
 def _talking(node: TrackedNode, source: FirstWordsProbe | None) -> Set[ContainerKey]:
-    """Have processes matched whose first words are known; return their containers."""
+    """Mark the processes with first words for matching; return their containers."""
     found: dict[ContainerKey, None] = {}
     for process in source.processes() if source is not None else ():
         container = node.container_of.get(process.pid)
@@ -234,7 +234,7 @@ class Watch:
     ) -> ExecSummary:
         """Read processes that have just exec'ed, and judge those that a static rule matches.
 
-        Those that ``max_cpu_s`` does not suffice for wait, one of each container in turn.
+        Once ``max_cpu_s`` is used up, the others wait for the next call; owners take turns.
         """
         with self._lock:
             self._timer.restart("processes", "rules")
