@@ -180,7 +180,7 @@ class FirstWordsProbe:
         self._thread: Worker | None = None
 
     def start(self) -> FirstWordsProbe:
-        """Look in a thread from now on."""
+        """Read packets in a thread from now on."""
         self._thread = Worker("first_words", self._serve).start()
         return self
 

@@ -1,7 +1,7 @@
 """Network counters of pods, as rates, and where the connects lead that fail.
 
-All containers of a pod share its network namespace. Facts are of those containers of it that use
-most of its CPU time while its network is busy, so that an idle neighbour is not blamed. Where a pod
+All containers of a pod share its network namespace. Facts go to those of them that use a fifth of
+its CPU time or more while its network is busy, so that an idle neighbour is not blamed. Where a pod
 has made more namespaces, facts are those of the one that is nearest to a scan or a flood. The
 host's own namespace is left out: it is shared by all that runs there.
 """
