@@ -197,7 +197,7 @@ class ProcessMeter:
             process.is_lagging = False
             last_s = process.last_idle_read_s if idle_until_s is None else idle_until_s
             before_s = [each for each in self._node.tick_times_s if each <= last_s]
-            cpu.rest(before_s, window_s=window_s)
+            cpu.add_idle(before_s, window_s=window_s)
         is_cut = 0 < cpu.cpu_s - stat.cpu_s < 2 * _CLOCK_TICK_S
         cpu_s = cpu.cpu_s if is_cut else stat.cpu_s
         cpu.add(at_s, cpu_s, window_s=window_s)

@@ -347,7 +347,7 @@ class Watch:
 
     def _add_missed_ticks(self, container: TrackedContainer) -> None:
         """Add the ticks at which its counter was not read because it stood still."""
-        container.cpu.rest(self._node.tick_times_s, window_s=self._examination.window)
+        container.cpu.add_idle(self._node.tick_times_s, window_s=self._examination.window)
 
     def _hot_containers(self, at_s: float) -> list[TrackedContainer]:
         """Return the containers to measure process by process, brought up to date."""
