@@ -106,7 +106,7 @@ class TrackedProcess:
     looked_cpu_s: float = 0.0  # its CPU time at the last look
     unlooked_gpu_s: float = 0.0  # GPU time since then
     looked_at_s: float = float("-inf")  # when that was, cheap ones included
-    is_settled: bool = False  # costly probes have looked, too
+    had_full_look: bool = False  # by costly probes, too
     is_shortened: bool = False  # part of its text was dropped: read it again before matching
 
     @property
@@ -131,7 +131,7 @@ class TrackedProcess:
 
     def count_look(self) -> None:
         """Count its CPU time from now on towards the next look."""
-        self.is_settled = True
+        self.had_full_look = True
         self.looked_cpu_s += self.unlooked_cpu_s
         self.unlooked_gpu_s = 0.0
 
@@ -142,7 +142,7 @@ class TrackedProcess:
         self.counted_cpu_s = before.counted_cpu_s
         self.looked_cpu_s, self.looked_at_s = before.looked_cpu_s, before.looked_at_s
         self.unlooked_gpu_s = before.unlooked_gpu_s
-        self.is_settled = before.is_settled
+        self.had_full_look = before.had_full_look
 
     def forget_measured(self) -> None:
         """Match dynamic rules at the next tick, whatever was measured."""

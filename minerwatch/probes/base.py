@@ -25,7 +25,7 @@ class Suspect:
 
     process: ProcessId
     program: int  # as in ProcessStat
-    is_settled: bool  # it has a finding, or its container's CPU time earned a look at it
+    is_for_all_probes: bool  # it has a finding, or it got a full look; False: for cheap ones only
     owner: Hashable = None  # its pod or container: owners take turns
     is_due: bool = True  # it has a finding, or that look was earned just now
 
@@ -35,7 +35,7 @@ class Probe(ABC):
 
     name: str
     looks_early = False
-    """Also examine suspects that are not settled: this probe is cheap enough."""
+    """Also examine suspects that are not for all probes: this one is cheap enough."""
     failures: Mapping[str, int]
     """Failures since the start, by reason."""
 
