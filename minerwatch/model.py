@@ -207,7 +207,7 @@ class Finding:
     since_s: float  # when it began to match (its ``for:`` included)
     process: ProcessId | None  # None: the container itself
     evidence: tuple[Evidence, ...]
-    private: bool = False  # by a private rule: outside the socket only its id is shown
+    private: bool = False  # by a private rule: only its id is shown, except beside command lines
     words_only: bool = False  # by one argument alone, or by words in a shell's script
     abuse: Abuse = Abuse.MINING
     filters: tuple[str, ...] = ()  # titles of the Sigma filters that narrow the rule
