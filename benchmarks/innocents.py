@@ -261,7 +261,7 @@ def _look(
 ) -> None:
     families = [(seen, list(_family(seen, root))) for seen, root in running]
     suspects = [
-        Suspect(process, 0, is_settled=True) for _, family in families for process in family
+        Suspect(process, 0, is_for_all_probes=True) for _, family in families for process in family
     ]
     probes.examine(suspects, at_s)
     for seen, family in families:

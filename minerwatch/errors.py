@@ -57,7 +57,7 @@ class NodeError(MinerwatchError):
 
 
 class SourceUnavailableError(Exception):
-    """A source of the kernel is off; ``str()`` is one line: the reason, and how to grant it."""
+    """A kernel source cannot be opened; ``str()`` is one line: the reason, and the remedy."""
 
 
 class MissingExtraError(NodeError):

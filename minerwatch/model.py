@@ -2,7 +2,8 @@
 
 Text in these types is valid Unicode without surrogates, but otherwise as a tenant chose it: it may
 hold newlines and terminal escapes, and is escaped where it is printed (``untrusted_text``).
-Names that end in ``_s`` are seconds; ``at_s`` and ``since_s`` are on the monotonic clock.
+Names that end in ``_s`` are seconds; ``at_s`` and ``since_s`` count from the boot, suspension
+included (CLOCK_BOOTTIME), as do the start times of processes.
 """
 
 from __future__ import annotations
@@ -206,7 +207,7 @@ class Finding:
     since_s: float  # when it began to match (its ``for:`` included)
     process: ProcessId | None  # None: the container itself
     evidence: tuple[Evidence, ...]
-    private: bool = False  # by a private rule: outside the socket only its id is shown
+    private: bool = False  # by a private rule: only its id is shown, except beside command lines
     words_only: bool = False  # by one argument alone, or by words in a shell's script
     abuse: Abuse = Abuse.MINING
     filters: tuple[str, ...] = ()  # titles of the Sigma filters that narrow the rule
@@ -284,7 +285,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A verdict with another level than at the tick before."""
+    """A verdict with another level than the one before."""
 
     observation: Observation
     previous: Level

@@ -19,7 +19,7 @@ GAP = "…"
 """Marks a cut. It has no blanks, so that the text after it does not look like an argument."""
 
 MAX_OWNER_BYTES = 2 << 20
-"""Kept of the processes of one owner: a pod, or a container outside of Kubernetes."""
+"""Kept of the processes of one owner: a pod, a user, or a container outside of Kubernetes."""
 
 MAX_NODE_BYTES = 12 << 20
 """Kept of all processes of the node; texts of the owner with most are shortened first."""

@@ -22,11 +22,11 @@ def test_the_collector_is_paused_and_goes_on() -> None:
 
 def test_nothing_is_collected_at_the_exit() -> None:
     script = (
-        "from minerwatch.garbage import leave_to_the_kernel\n"
+        "from minerwatch.garbage import skip_collection_at_exit\n"
         "class Ring:\n"
         "    def __del__(self): print('collected')\n"
         "ring = Ring(); ring.itself = ring; del ring\n"
     )
     assert subprocess.check_output([sys.executable, "-c", script]) == b"collected\n"
-    script += "leave_to_the_kernel()"
+    script += "skip_collection_at_exit()"
     assert subprocess.check_output([sys.executable, "-c", script]) == b""

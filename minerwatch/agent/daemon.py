@@ -343,7 +343,7 @@ class Agent:
         self._telemetry.once.warning("the API server", about=reason, reason=str(error))
 
     def _publish_outcome(self, record: ActionRecord) -> None:
-        """Publish the end of an action: the culling thread may act before all else is open."""
+        """Publish an action's outcome, in the culling thread: maybe before all else is open."""
         self._telemetry.metrics.action_ended(record.action, record.outcome)
         self._recorder.record_action(record)
         if record.outcome is not Outcome.WITHDRAWN:
@@ -384,9 +384,10 @@ class Agent:
 
 
 def _drop_network_capabilities(log: Log) -> None:
-    """Drop what only opening needed: it could change the network, or forge packets.
+    """Drop NET_ADMIN and NET_RAW, by which a process could change the network, or forge packets.
 
-    Threads and children inherit the capabilities of the thread that starts them: call it before.
+    Only the sources opened before need them. Call it before any thread or child is started: each
+    inherits the capabilities of the thread that starts it.
     """
     try:
         confined.give_up("NET_ADMIN", "NET_RAW")

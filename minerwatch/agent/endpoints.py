@@ -50,8 +50,8 @@ _TICK_GRACE_S = 15.0
 """An agent without a tick for so many intervals and this grace is unhealthy."""
 
 DEFAULT_MAX_DOWN_S = 120.0
-"""A thread that fails for longer makes the agent not ready; one that is gone and cannot be started
-makes it unhealthy."""
+"""A thread that fails for longer makes the agent not ready, and unhealthy if none can be started
+for it."""
 
 _JSON = "application/json"
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
@@ -178,7 +178,10 @@ class Endpoints:
         return _unavailable(reason) if reason else Answer(b"ok\n")
 
     def _unhealthy(self) -> str:
-        """Return why the agent should be restarted: the last tick, or its start, is long ago."""
+        """Return why the agent should be restarted: no tick for long, or a thread is gone for good.
+
+        Empty if it is healthy.
+        """
         state = self._state
         since_s = state.last_tick_s if state.last_tick_s is not None else state.started_s
         age_s = self._parts.now_s() - since_s
@@ -188,7 +191,7 @@ class Endpoints:
         return f"no thread can be started for: {', '.join(dead)}" if dead else ""
 
     def _readiness(self) -> Answer:
-        """Answer 200 once containers are judged by rules, and pods and processes are seen."""
+        """Answer 200 while rules are loaded, pods and processes are seen, and all threads work."""
         reason = self._not_ready()
         if reason:
             return _unavailable(reason)

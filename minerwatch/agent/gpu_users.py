@@ -33,7 +33,7 @@ class GpuSummary:
 
 
 class GpuUsers:
-    """Attribute GPU use to what is tracked."""
+    """Attributes GPU use to tracked containers and processes."""
 
     def __init__(self, node: TrackedNode, gpus: Gpus | None, looks: Looks) -> None:
         self._node = node
@@ -43,7 +43,7 @@ class GpuUsers:
         self._over: Mapping[str, int] = {}  # pod -> GPUs in use beyond those it requests
 
     def tick(self, at_s: float) -> None:
-        """Take what the samplers have answered, before hot containers are chosen."""
+        """Attribute what the samplers have answered; call it before hot containers are chosen."""
         gpus = self._gpus
         if gpus is None:
             return
@@ -101,7 +101,8 @@ class GpuUsers:
     def _over_request(self, gpus: Gpus) -> Mapping[str, int]:
         """Return the GPUs that each pod keeps busy beyond those it requests, if it requests some.
 
-        A request may be for shares of a GPU; then it is for no fewer devices than this counts.
+        A request for shares of a GPU, or for its memory, counts as more devices than it is for, or
+        as many.
         """
         used: Counter[str] = Counter()
         limits: dict[str, float] = {}

@@ -93,7 +93,7 @@ class Looks:
                     suspect = Suspect(
                         identity,
                         process.process.program,
-                        is_settled=has_finding or process.is_settled,
+                        is_for_all_probes=has_finding or process.had_full_look,
                         owner=container.owner,
                         is_due=has_finding or identity.pid in looked_at,
                     )
@@ -114,7 +114,7 @@ class Looks:
         ran = (
             each
             for each in container.measured_processes()
-            if each.unlooked_s > 0 and not (is_early and each.is_settled)
+            if each.unlooked_s > 0 and not (is_early and each.had_full_look)
         )
         chosen = nlargest(min(count, _MAX_LOOKS_PER_TICK), ran, key=lambda each: each.unlooked_s)
         for process in chosen:

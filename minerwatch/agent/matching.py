@@ -35,9 +35,10 @@ CONTAINER_FIELDS = tuple(
     for each in KNOWN_FIELDS.values()
     if each.dynamic and each.unit != "list" and is_of_container(each.name)
 )
+"""Dynamic rules are matched again once one of these fields, or of PROCESS_FIELDS, crosses a
+threshold of a rule. All other dynamic fields (memory, saturated threads, those of probes) are
+measured of busy processes and suspects only, and these are matched at each tick."""
 MEMORY_FIELDS = frozenset(("RssMiB", "HugepagesMiB"))
-"""Rules are matched again when one of these fields crosses a threshold; fields of memory, saturated
-threads and probes are measured for busy processes and suspects, which are matched at each tick."""
 
 
 class Matching:

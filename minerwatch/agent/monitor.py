@@ -234,7 +234,10 @@ def _judge(config: Config) -> Judge:
 def kernel_source(
     name: str, config: Config, open_it: Callable[[], Source]
 ) -> tuple[Source | None, str]:
-    """Return a source of this kernel's events or tasks, or the reason why there is none."""
+    """Open a source that reads the running kernel; return it, or the reason why there is none.
+
+    ``name``: its setting below ``probes``.
+    """
     if not getattr(config.probes, name):
         return None, f"switched off (probes.{name})"
     if config.node.proc != Config().node.proc:
@@ -270,7 +273,7 @@ def _socket_spot(config: Config, sockets_off: str) -> str:
 
 
 def _pod_networks(config: Config) -> tuple[PodNetworks | None, ProbeStatus]:
-    """Return the counters of pods' networks, and whether they are read."""
+    """Return the counters of pods' networks, and the probe's status."""
     name, is_wanted = "pod_network", config.probes.pod_network
     found, off = kernel_source(name, config, CounterReader)
     if found is None:
@@ -288,7 +291,7 @@ def _pod_networks(config: Config) -> tuple[PodNetworks | None, ProbeStatus]:
 def _first_words(
     config: Config, packets: PacketReader | None, off: str
 ) -> tuple[FirstWordsProbe | None, ProbeStatus]:
-    """Return the reader of connections' first words, and whether they are read."""
+    """Return the reader of connections' first words, and the probe's status."""
     name, is_wanted = "first_words", config.probes.first_words
     if packets is None:
         return None, ProbeStatus(name, off, is_wanted)
@@ -302,7 +305,7 @@ def _first_words(
 
 
 def _gpus(config: Config) -> tuple[Gpus | None, ProbeStatus]:
-    """Return the samplers of GPUs, and whether there is any."""
+    """Return the reader of GPUs, and the probe's status."""
     name, is_wanted = "gpu", config.probes.gpu
     seen = {*gpus_seen(Path(config.node.proc), Path(config.node.sys))}
     socket_path = config.node.gpu_socket or os.environ.get("MINERWATCH_GPU_SOCKET", "")

@@ -1,4 +1,4 @@
-"""The containers whose network is read at a tick: those that ran, outside the host's namespace."""
+"""The containers whose network is read at a tick: those of pods and engines that ran."""
 
 from __future__ import annotations
 

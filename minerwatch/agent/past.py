@@ -22,7 +22,7 @@ _NO_JOURNAL = (
 
 
 class PastIncidents:
-    """Handler of the order; it reads files, one request after the other."""
+    """Handles orders for the node's history, one after the other: each reads all files."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts

@@ -53,7 +53,7 @@ class ProcessMeter:
         self._recheck_turn: Iterator[int] = iter(())
 
     def begin_tick(self, hot: Collection[TrackedContainer]) -> None:
-        """Read all tasks at once where that costs less than one file per process."""
+        """Read all tasks at once, every few ticks or where one file per process costs more."""
         self._tick_number += 1
         self._ticks_since_table += 1
         self._table = None
@@ -99,8 +99,8 @@ class ProcessMeter:
     ) -> list[TrackedProcess]:
         """Return the idle processes to read: in turn, or all if one of them may have run.
 
-        One may have run if more CPU time is unaccounted for than the last time that all were read:
-        the rest of that time was used by processes that exited, as in a build.
+        One may have run if the CPU rate that no process accounts for is higher than when all were
+        last read. What was unaccounted for then was used by processes that exited, as in a build.
         """
         every, turn = self._limits.ticks_per_idle_check, self._tick_number
         unseen, allowed = self._unseen_cores(container), self._allowed_unseen_cores(container)
@@ -197,7 +197,7 @@ class ProcessMeter:
             process.is_lagging = False
             last_s = process.last_idle_read_s if idle_until_s is None else idle_until_s
             before_s = [each for each in self._node.tick_times_s if each <= last_s]
-            cpu.rest(before_s, window_s=window_s)
+            cpu.add_idle(before_s, window_s=window_s)
         is_cut = 0 < cpu.cpu_s - stat.cpu_s < 2 * _CLOCK_TICK_S
         cpu_s = cpu.cpu_s if is_cut else stat.cpu_s
         cpu.add(at_s, cpu_s, window_s=window_s)

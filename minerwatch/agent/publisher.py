@@ -199,7 +199,10 @@ def _signals(status: ContainerStatus) -> dict[tuple[str, str], float]:
 
 
 def owner_labels(status: ContainerStatus, shown: Iterable[str]) -> dict[str, str]:
-    """Return the first name of each kind in ``shown``, without secrets."""
+    """Return one name of each kind in ``shown``, without secrets; a claim if there is no other.
+
+    A repository that is not named is the one that an image is built from.
+    """
     ranked = sorted(status.owners, key=lambda each: each.claimed, reverse=True)
     names = {each.kind: redacted(str(each)) for each in ranked}
     if "build" in names:

@@ -1,4 +1,4 @@
-"""Loads rules in a child process while the agent runs, and puts them in force.
+"""Loads rules in a child process, at the start and while the agent runs (``rule_updater``).
 
 Loading all rules takes half a second of CPU and 25 MiB, mostly for pySigma: with a small share of
 a core that would delay ticks by ten seconds. So rule_loader_child.py loads them in a process that
@@ -99,7 +99,7 @@ class RuleLoader:
         self._not_before_s = float("-inf")
 
     def read(self, folders: Sequence[Path], private: Sequence[Path] = ()) -> RuleSet:
-        """Load all rules now: in this process where no child can."""
+        """Load all rules now; in this process if the child fails."""
         try:
             book = self._load(tuple(folders), tuple(private), None)
         except (OSError, ValueError) as error:

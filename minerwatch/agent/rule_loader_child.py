@@ -17,7 +17,7 @@ from contextlib import suppress
 
 from minerwatch import __version__
 from minerwatch.detection.sigma import rulebook
-from minerwatch.garbage import leave_to_the_kernel
+from minerwatch.garbage import skip_collection_at_exit
 from minerwatch.node import confined
 
 _RELOAD_NICE = 15
@@ -28,7 +28,7 @@ def main() -> None:
     """Answer one question."""
     _bound_itself()
     gc.disable()  # what it finds is freed at the exit; looking for it takes an eighth of the time
-    leave_to_the_kernel()
+    skip_collection_at_exit()
     if pickle.load(sys.stdin.buffer) != __version__:  # noqa: S301 - from the agent
         pickle.dump(__version__, sys.stdout.buffer)
         return
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _bound_itself() -> None:
-    """End when the agent ends, only read files, and be the first that the OOM killer takes."""
+    """Exit with the agent, keep only the right to read files, and be killed first on OOM."""
     confined.follow(int(sys.argv[1]))
     with suppress(OSError):
         confined.keep("DAC_READ_SEARCH")

@@ -2,8 +2,8 @@
 
 ``tracker`` reads processes, ``process_meter`` their counters, ``matching`` matches rules. A tick
 returns what it found; ``publisher`` publishes it.
-Processes are measured one by one only in hot containers: new ones, those that use CPU, and those
-with a finding.
+Processes are measured one by one only in hot containers: those that are new or use CPU, that have a
+finding, or about which a probe has news (``Watch._is_hot``).
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _ended(tracker: Tracker, judge: Judge, gone: Iterable[ContainerKey]) -> tupl
 
 
 def _talking(node: TrackedNode, source: FirstWordsProbe | None) -> Set[ContainerKey]:
-    """Have processes matched whose first words are known; return their containers."""
+    """Mark the processes with first words for matching; return their containers."""
     found: dict[ContainerKey, None] = {}
     for process in source.processes() if source is not None else ():
         container = node.container_of.get(process.pid)
@@ -234,7 +234,7 @@ class Watch:
     ) -> ExecSummary:
         """Read processes that have just exec'ed, and judge those that a static rule matches.
 
-        Those that ``max_cpu_s`` does not suffice for wait, one of each container in turn.
+        Once ``max_cpu_s`` is used up, the others wait for the next call; owners take turns.
         """
         with self._lock:
             self._timer.restart("processes", "rules")
@@ -347,7 +347,7 @@ class Watch:
 
     def _add_missed_ticks(self, container: TrackedContainer) -> None:
         """Add the ticks at which its counter was not read because it stood still."""
-        container.cpu.rest(self._node.tick_times_s, window_s=self._examination.window)
+        container.cpu.add_idle(self._node.tick_times_s, window_s=self._examination.window)
 
     def _hot_containers(self, at_s: float) -> list[TrackedContainer]:
         """Return the containers to measure process by process, brought up to date."""

@@ -106,7 +106,7 @@ class TrackedProcess:
     looked_cpu_s: float = 0.0  # its CPU time at the last look
     unlooked_gpu_s: float = 0.0  # GPU time since then
     looked_at_s: float = float("-inf")  # when that was, cheap ones included
-    is_settled: bool = False  # costly probes have looked, too
+    had_full_look: bool = False  # by costly probes, too
     is_shortened: bool = False  # part of its text was dropped: read it again before matching
 
     @property
@@ -131,7 +131,7 @@ class TrackedProcess:
 
     def count_look(self) -> None:
         """Count its CPU time from now on towards the next look."""
-        self.is_settled = True
+        self.had_full_look = True
         self.looked_cpu_s += self.unlooked_cpu_s
         self.unlooked_gpu_s = 0.0
 
@@ -142,7 +142,7 @@ class TrackedProcess:
         self.counted_cpu_s = before.counted_cpu_s
         self.looked_cpu_s, self.looked_at_s = before.looked_cpu_s, before.looked_at_s
         self.unlooked_gpu_s = before.unlooked_gpu_s
-        self.is_settled = before.is_settled
+        self.had_full_look = before.had_full_look
 
     def forget_measured(self) -> None:
         """Match dynamic rules at the next tick, whatever was measured."""
@@ -180,9 +180,9 @@ class TrackedContainer:
     static_sightings: tuple[Sighting, ...] = ()
     dynamic_sightings: tuple[Sighting, ...] = ()  # of the last tick
     shared_measured: Measured = ()  # what dynamic rules on its processes see of the container
-    has_delayed: bool = False  # some process has such matches
-    words_cpu_s: float = 0.0  # CPU time of its processes with such matches
-    words_at_s: float = 0.0  # when that was last counted
+    has_delayed: bool = False  # some process has a match that counts only after enough CPU time
+    delayed_cpu_s: float = 0.0  # CPU time of these processes, as counted towards that
+    delayed_at_s: float = 0.0  # when that was last counted
     is_measured: bool = False  # process by process, at the last tick
     all_idle_read_tick: int = -1000  # when all its idle processes were last read at once
     idle_until_s: float | None = None  # none of them has run until then; None: not known
@@ -202,7 +202,7 @@ class TrackedContainer:
 
     @property
     def owner(self) -> str:
-        """The pod, or else the outermost container: owners take turns and share bounds."""
+        """Owner as in ``Container.owner``: owners take turns and share bounds."""
         return self.container.owner
 
     @property
@@ -244,7 +244,7 @@ class TrackedContainer:
         for match in matches:
             if match.is_delayed:
                 process.has_delayed = self.has_delayed = True
-                if (process.counted_cpu_s if is_host else self.words_cpu_s) < DELAY_CPU_S:
+                if (process.counted_cpu_s if is_host else self.delayed_cpu_s) < DELAY_CPU_S:
                     continue
             yield Sighting(match.rule, process.process.id, match.evidence, match.words_only)
 
@@ -274,8 +274,8 @@ class TrackedContainer:
             if process.cpu is not None and process.has_delayed:
                 used_s += max(0.0, process.cpu.cpu_s - process.counted_cpu_s)
                 process.counted_cpu_s = process.cpu.cpu_s
-        self.words_cpu_s = cpu_s_after(self.words_cpu_s, used_s, at_s - self.words_at_s)
-        self.words_at_s = at_s
+        self.delayed_cpu_s = cpu_s_after(self.delayed_cpu_s, used_s, at_s - self.delayed_at_s)
+        self.delayed_at_s = at_s
         self.collect_static_sightings()
 
     def newly_found(self) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""The pages' address: each request is checked, then answered from what the last tick found."""
+"""The pages' address: each request is checked, then answered from the last tick and the journal."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class WebEndpoint:
     def __init__(
         self, config: Config, view: Callable[[int], View], on_error: Callable[[Exception], None]
     ) -> None:
-        """``view`` returns the node's state with so many processes of each container, unmasked.
+        """``view`` returns the node's state: so many processes of each container, with arguments.
 
         Raises ListenError.
         """

@@ -14,7 +14,7 @@ from minerwatch.api.types import (
 from minerwatch.errors import NOT_JSON, OrderError
 from minerwatch.kinds import Action, BanKind, OwnerKind
 
-CULL, PREVIEW, RELEASE, TOLD = "/cull", "/cull/preview", "/release", "/culled"
+CULL, PREVIEW, RELEASE, AUDIT_LINES = "/cull", "/cull/preview", "/release", "/culled"
 RELEASE_ALL = "/release/all"
 BAN, LIFT, BANS, SEEN = "/ban", "/ban/lift", "/bans", "/ban/seen"
 HISTORY = "/history"

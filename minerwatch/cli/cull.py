@@ -84,7 +84,7 @@ def _show_past(source: AnySource, hours: float, output: str) -> None:
     lines: list[AuditLine] = []
     has_failed = False
     order = orders.encode(orders.HoursOrder(hours))
-    for node, answer in source.ordered_everywhere(orders.TOLD, order):
+    for node, answer in source.ordered_everywhere(orders.AUDIT_LINES, order):
         if isinstance(answer, str):
             has_failed = True
             click.echo(f"minerwatch: {printable(answer)}", err=True)

@@ -12,7 +12,7 @@ import click
 from minerwatch import __version__
 from minerwatch.cli.extra import agent_modules_for
 from minerwatch.errors import ConfigError, ConfigFileError, MinerwatchError, MissingExtraError
-from minerwatch.garbage import collector_paused, leave_to_the_kernel
+from minerwatch.garbage import collector_paused, skip_collection_at_exit
 
 _COMMANDS = {
     "agent": "watch this node: score its containers, serve metrics",
@@ -140,7 +140,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the program: entry point of ``minerwatch`` and ``kubectl-minerwatch``."""
-    leave_to_the_kernel()
+    skip_collection_at_exit()
     called = Path(sys.argv[0]).name
     name = "kubectl minerwatch" if called.startswith("kubectl") else "minerwatch"
     cli(prog_name=name)

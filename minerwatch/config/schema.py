@@ -311,7 +311,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     socket: str = ""  # "" is /run/minerwatch/agent.sock for root
     built_in_rules: bool = True  # load the rules that come with minerwatch
     rules: tuple[str, ...] = ()  # more folders; a later rule replaces one with the same id
-    private_rules: tuple[str, ...] = ()  # more folders; only ids of these rules are shown
+    private_rules: tuple[str, ...] = ()  # more folders; outsiders see only ids of these rules
     node: Node = Node()
     examination: Examination = Examination()
     probes: Probes = Probes()

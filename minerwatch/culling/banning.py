@@ -21,7 +21,7 @@ from minerwatch.culling.bans import (
     Candidate,
     HubBans,
     Notice,
-    Sighting,
+    OtherPods,
     ban_text,
     budget_objection,
     candidates,
@@ -221,7 +221,7 @@ class Banning:
             here = self.sightings.unflagged(each, pod_uid, self._now_s)
             there = elsewhere.get(each.name)
             known = here is not None and there is not None
-            seen[each] = Sighting((here or 0) + (there or 0) if known else None)
+            seen[each] = OtherPods((here or 0) + (there or 0) if known else None)
         return [*candidates(owners, seen, kinds, by_hand=by_hand)]
 
     def _entry(

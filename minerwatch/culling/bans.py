@@ -139,8 +139,8 @@ class HubBans(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
-    """Other pods of the same name, not flagged, within seven days; None: not known."""
+class OtherPods:
+    """Other pods that a name stands behind, not flagged, within seven days; None: not known."""
 
     unflagged: int | None = None
 
@@ -163,7 +163,7 @@ def proof_objections(decision: Decision) -> tuple[Objection, ...]:
 
 def candidates(
     owners: Sequence[Attribution],
-    seen: Mapping[Attribution, Sighting],
+    seen: Mapping[Attribution, OtherPods],
     kinds: Iterable[BanKind],
     *,
     by_hand: bool,
@@ -174,10 +174,10 @@ def candidates(
         kind = _KINDS.get(each.kind)
         if kind in wanted and kind is not None:
             values, problem = _values(kind, each.name)
-            sighting = seen.get(each, Sighting())
+            others = seen.get(each, OtherPods())
             reasons = [*([problem] if problem else [])]
-            reasons += _objections(kind, each, sighting, by_hand=by_hand)
-            yield Candidate(kind, each, values, sighting.unflagged, tuple(reasons))
+            reasons += _objections(kind, each, others, by_hand=by_hand)
+            yield Candidate(kind, each, values, others.unflagged, tuple(reasons))
 
 
 def budget_objection(hub_bans: HubBans, added: Sequence[Ban], settings: Bans, unix_s: float) -> str:
@@ -235,7 +235,7 @@ def _values(kind: BanKind, name: str) -> tuple[dict[str, str], str]:
 
 
 def _objections(
-    kind: BanKind, each: Attribution, sighting: Sighting, *, by_hand: bool
+    kind: BanKind, each: Attribution, others: OtherPods, *, by_hand: bool
 ) -> Iterator[str]:
     if each.is_claim:
         yield f"a tenant may have chosen it ({each.source}): see owners.hub_namespaces"
@@ -245,10 +245,10 @@ def _objections(
         return
     if not by_hand:
         yield "it is only banned by hand (minerwatch ban)"
-    if sighting.unflagged is None:
+    if others.unflagged is None:
         yield "its other users of the last seven days are not known on every node"
-    elif sighting.unflagged:
-        yield f"{sighting.unflagged} others used it in the last seven days and were not flagged"
+    elif others.unflagged:
+        yield f"{others.unflagged} others used it in the last seven days and were not flagged"
 
 
 def ban_text(ban: Ban) -> str:

@@ -2,8 +2,8 @@
 
 The engine's are those of docker's API, which podman serves as well, over its Unix socket: ``POST
 /containers/ID/pause``, ``/unpause`` and ``/stop``. Such a socket is as powerful as root, so none is
-used unless it is configured. A cgroup may bear another container's id: so the engine is asked for
-the container's first process, which must be in the cgroup that was judged.
+used unless it is configured. A cgroup may bear another container's id. So the container's first
+process, which the engine names, must be in the cgroup that was judged.
 """
 
 from __future__ import annotations

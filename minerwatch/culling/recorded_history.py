@@ -188,8 +188,8 @@ class RecordedHistory:
         self.write("outcome", record=record, message=message)
         self._context.callbacks.on_outcome(record)
         log = self._context.log
-        say = log.info if record.outcome in _EXPECTED else log.warning
-        say(
+        write = log.info if record.outcome in _EXPECTED else log.warning
+        write(
             "action ended",
             node=record.node,
             namespace=printable(record.namespace, 256),

@@ -46,7 +46,10 @@ NO_EVIDENCE = msgspec.Raw(b"null")
 
 
 class AuditLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line. ``kind``: start, record, decision, action (before it), outcome or release."""
+    """One line. ``kind``: start, record, decision, action (before it), outcome or release.
+
+    Of bans: ban and ban-lifted (before they are written to the ConfigMap), ban-failed.
+    """
 
     kind: str
     at: str  # RFC 3339 in UTC
@@ -181,12 +184,12 @@ def action_line(line: AuditLine) -> ActionLine | None:
 
 
 class Budget(Protocol):
-    """The budget that all agents of a cluster share."""
+    """The hour's budget of actions, which all agents of a cluster share; a host has its own."""
 
     def reserve(self, record: ActionRecord, now: Moment) -> bool:
         """Take a slot of the hour for ``record.id``; return True if it has one now.
 
-        Checks the cluster's limit and, since an agent's memory can be lost, the node's. The same
+        Checks the cluster's limit and, since an agent's history can be lost, the node's. The same
         id takes one slot, however often it is reserved. Returns False on any failure.
         """
 

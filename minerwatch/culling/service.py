@@ -147,7 +147,7 @@ class CullSwitch:
             orders.RELEASE_ALL: self._handler(
                 orders.ReleaseAllOrder, lambda by: by.orders.release_all, when_off=_KNOWS_NOTHING
             ),
-            orders.TOLD: self._handler(
+            orders.AUDIT_LINES: self._handler(
                 orders.HoursOrder, lambda by: by.history.lines_since, in_culling_thread=False
             ),
         }

@@ -1,7 +1,7 @@
 """Pods of each repository and client address on this node in seven days, flagged or not.
 
-They say whether others than a miner use an address. Names are kept as digests, in a file beside the
-audit log. Where it does not reach back for seven days nothing is known.
+They show if others than a miner use an address. Names are kept as digests, in a file beside the
+audit log. Until it reaches back for seven days, nothing is known.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Detection of miners: rules, matching, judging. Pure: no clock, no I/O except rule files."""
+"""Detection of abuse: rules, matching, judging. Pure: no clock, no I/O except rule files."""

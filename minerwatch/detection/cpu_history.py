@@ -6,7 +6,7 @@ from collections.abc import Reversible
 from itertools import takewhile
 from math import fsum, sqrt
 
-_FLATNESS_NEEDS = 4  # rates
+_MIN_RATES = 4  # for a flatness
 
 
 class CpuHistory:
@@ -47,8 +47,8 @@ class CpuHistory:
             del self._rates[0]
         self._at_s, self.cpu_s = at_s, cpu_s
 
-    def rest(self, times_s: Reversible[float], *, window_s: float) -> None:
-        """Repeat the last reading at each of ``times_s``, which is in order, that is later."""
+    def add_idle(self, times_s: Reversible[float], *, window_s: float) -> None:
+        """Add the last reading again at each later one of ``times_s``, which is in order."""
         last_s = self._at_s
         missed_s = list(takewhile(lambda at_s: at_s > last_s, reversed(times_s)))
         for at_s in reversed(missed_s):
@@ -57,7 +57,7 @@ class CpuHistory:
     def flatness(self) -> float | None:
         """Return 1 − the rates' coefficient of variation in the window, 0..1; None if too few."""
         rates = [rate for _, rate in self._rates]
-        if len(rates) < _FLATNESS_NEEDS or not any(rates):
+        if len(rates) < _MIN_RATES or not any(rates):
             return None
         mean = fsum(rates) / len(rates)
         variance = fsum((rate - mean) ** 2 for rate in rates) / len(rates)

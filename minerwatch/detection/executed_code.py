@@ -26,7 +26,7 @@ CLASSES = (
     "branch",
     "other",
 )
-"""As in node/children/code_classifier.py."""
+"""In the order of node/children/instruction_classes.py."""
 
 
 @dataclass(slots=True)
@@ -68,9 +68,9 @@ class CodeTally:
             self._halve()
 
     def make_room(self, samples: int) -> None:
-        """Halve what was before until it weighs no more than the fewest samples that are enough.
+        """Halve the counts until they rest on as few samples as are enough: new ones weigh more.
 
-        Nothing is done if ``samples``, the number of new ones, is not enough by itself.
+        Only if ``samples``, the number of new ones, is enough by itself.
         """
         while samples >= LEAST_SAMPLES < self.samples:
             self._halve()

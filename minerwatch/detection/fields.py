@@ -61,7 +61,7 @@ _FIELDS = (
         "CommDiffers", "bool", "Comm is neither the executable's name nor an argument's", ": true"
     ),
     _CMDLINE.fixed(
-        "CommandLineHidden", "bool", "the arguments are empty or cannot be read", ": true"
+        "CommandLineHidden", "bool", "the arguments are empty, a title, or unreadable", ": true"
     ),
     _CMDLINE.fixed(
         "KernelThreadName", "bool", "named like a kernel thread, without being one", ": true"
@@ -75,7 +75,7 @@ _FIELDS = (
     _PODS.fixed("PodName", "", "the pod's name", "|startswith: jupyter-"),
     *NETWORK_FIELDS,
     _STAT.dynamic("Age", "s", "time since the process started", "|gte: 600"),
-    _CPU.dynamic("CpuCores", "cores", "CPU usage of the process over the last window", "|gte: 0.5"),
+    _CPU.dynamic("CpuCores", "cores", "CPU usage of the process since the last tick", "|gte: 0.5"),
     _CPU.dynamic("CpuSeconds", "s", "CPU time of the process", "|gte: 30"),
     _CPU.dynamic(
         "CpuFlatness",
@@ -203,7 +203,9 @@ _FIELDS = (
         "YARA rules that matched the executable or the memory",
         ": name_of_a_yara_rule",
     ),
-    _CGROUP.dynamic("ContainerCpuCores", "cores", "CPU usage of the container", "|gte: 0.3"),
+    _CGROUP.dynamic(
+        "ContainerCpuCores", "cores", "CPU usage of the container since the last tick", "|gte: 0.3"
+    ),
     _CGROUP.dynamic("ContainerCpuLimit", "cores", "the container's CPU limit", "|lte: 1"),
     _CGROUP.dynamic(
         "ContainerCpuHours", "h", "CPU time that the container has used since it started", "|gte: 8"

@@ -4,9 +4,10 @@ Traffic over loopback does not count: a client that retries a server which has n
 scan. The kernel counts connects and datagrams of all devices together, so each is taken to be at
 most as many as packets that left by another device.
 
-Bytes that are forwarded come and go. So do headers, acknowledgements and resets, which are taken
-off, and what is answered with as many bytes: pings, and datagrams to a server. The kernel counts no
-bytes of these, so each is taken to be large.
+``RelayedShare`` compares bytes sent with bytes received, because a relay sends what it receives. So
+do others: headers, acknowledgements and resets are subtracted, and what is answered by as many
+bytes: pings, and datagrams to a server. The kernel counts no bytes of these, so each counts as
+large.
 """
 
 from __future__ import annotations

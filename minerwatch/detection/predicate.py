@@ -102,7 +102,7 @@ _regexes: WeakValueDictionary[str, _Regex] = WeakValueDictionary()
 
 
 def _regex_of(pattern: str) -> _Regex:
-    """Return the expression; one for all that use it, for to compile it takes milliseconds."""
+    """Return the expression, one for all that use it: compiling one takes milliseconds."""
     regex = _regexes.get(pattern)
     if regex is None:
         regex = _regexes[pattern] = _Regex(pattern)

@@ -102,7 +102,7 @@ class ClusterNode:
 
     @property
     def trouble(self) -> str:
-        """Why containers have no names, or not the latest; "": there is no reason."""
+        """Reason why containers have no names, or not the latest; "": there is none."""
         return self._trouble(self._pods.trouble)
 
     @property

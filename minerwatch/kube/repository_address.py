@@ -1,4 +1,4 @@
-"""One spelling of a repository's address, so that a tenant is one owner however he writes it."""
+"""One spelling of a repository's address, so that a tenant is one owner however it is written."""
 
 from __future__ import annotations
 

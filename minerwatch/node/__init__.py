@@ -1,1 +1,1 @@
-"""Sources: one file for each interface of the kernel."""
+"""Sources on one node: the kernel's interfaces, GPU drivers, files of container engines."""

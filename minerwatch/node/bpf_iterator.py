@@ -89,11 +89,11 @@ class BpfIterator:
             raise
 
     def pieces(self) -> Iterator[bytes]:
-        """Read all tasks of the node; yield whole rows, as many as one read(2) returns."""
+        """Read all tasks or files of the node; yield whole rows, as many as one read(2) returns."""
         return self._pieces(self._link)
 
     def pieces_of(self, pid: int) -> Iterator[bytes]:
-        """Read the tasks of one process; kernels before 6.1 refuse, or return all tasks."""
+        """Read the tasks or files of one process; kernels before 6.1 refuse, or return all."""
         process = _OneProcess(pid=pid)
         options = _AttachOptions(
             ctypes.sizeof(_AttachOptions), ctypes.pointer(process), ctypes.sizeof(_OneProcess)

@@ -51,7 +51,7 @@ class BpfRing:
             return b""
         begins = mmap.PAGESIZE + tail % self._size
         number = finished(self._data[begins + _STATE : begins + head - tail : self._stride])
-        self.lost()  # a system call: what it says is finished is read after that
+        self.lost()  # a system call, and so a barrier: headers are read before it, records after
         ends = begins + number * self._stride
         content = self._data[begins:ends]
         self._read_to[0] = tail + len(content)

@@ -83,7 +83,10 @@ class CpuCounters:
         return used_s
 
     def _is_yet_to_run(self, state: ContainerState) -> bool:
-        """Return whether it is read at each tick until it runs: not if there are too many."""
+        """Return True if it has not run yet, and its owner has no cgroups left out.
+
+        It is then read at each tick until it runs.
+        """
         if self._known.cpu_s[state.key] != 0.0:
             return False
         return not self._known.cgroups[state.path].charged.cut

@@ -32,7 +32,7 @@ class CgroupBounds:
     below_other: int = 4000  # of an engine, which may hold a whole cluster, or of a unit
     node: int = 5000  # in no container; and again as many of Kubernetes
     tenants: int = 10_000  # below all outermost containers together
-    guaranteed: int = 32  # still below each of them, once those are reached
+    guaranteed: int = 32  # below each outermost container, even once ``tenants`` is reached
     depth: int = 32
     open_share: float = 0.5  # of the files that the process may have open
 

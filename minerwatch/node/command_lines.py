@@ -32,7 +32,7 @@ _ANSWER_BYTES = 32 << 10  # of one answer of the child: in Base64 it fits into o
 _MAX_ANSWERS = _MAX_PIECES * _PIECE_BYTES // _ANSWER_BYTES
 _SHORTEST_WAIT_S = 0.001
 PATIENCE = 10
-"""A call waits so many deadlines for a CPU: under a quota it may have none for 95 of 100 ms."""
+"""Deadlines for which a call waits for a CPU: under a quota it may have none for 95 of 100 ms."""
 _FUTEX = b"202" if platform.machine() == "x86_64" else b"98"
 UNREAD = -1
 STUCK = -2

@@ -41,7 +41,8 @@ _PAGE_BYTES = mmap.PAGESIZE
 _RING_BYTES = _RING_PAGES * _PAGE_BYTES
 _READS_PER_CPU_CHECK = 10
 _CHECKS_PER_RENEWAL = 6
-"""The kernel drops the event of a CPU that goes, also if that comes back before it is missed."""
+"""A CPU that goes offline loses its event, and may be back before the next check: so rings that
+have written nothing are opened again."""
 _REDRAW_S = 0.9
 """Another period starts the timers again, which loses half a sample of each CPU."""
 

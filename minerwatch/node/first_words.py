@@ -127,7 +127,7 @@ class PacketReader:
             length, sender = lane.recvfrom_into(self._buffer)
         except BlockingIOError:
             return None
-        # A tag of an inner VLAN; since Linux 6.11 the protocol is that behind it
+        # Else an inner VLAN's tag is first; since Linux 6.11 the protocol is that of what follows
         start = 0 if self._buffer[0] >> 4 == _VERSIONS.get(sender[1]) else 4
         content = bytes(memoryview(self._buffer)[start:length])
         return Packet(sender[0], content, is_outgoing=sender[2] == socket.PACKET_OUTGOING)

@@ -52,7 +52,7 @@ def host_root(proc: Path) -> Path:
 class HostView:
     """Names and owners of what runs outside Kubernetes; for any thread.
 
-    A unit or container is a ``Pod`` without a namespace, so that it takes the same ways as a pod.
+    A unit or container is a ``Pod`` without a namespace: the same code publishes and culls it.
     In a user's slice its name begins with the user's number, since the rest is that user's choice,
     as image and labels are; ``service_account`` is the user.
     """

@@ -69,7 +69,7 @@ _LIBRARIES = {
     }.items()
     for stem in stems.split()
 }
-"""File names without .so and version, or the digest that wheels add: what programs use GPUs by."""
+"""Libraries by which programs use GPUs: file names before .so, and before a digest of a wheel."""
 
 _RESIDENT = re.compile(rb"^(?:Rss|Private_Hugetlb|Shared_Hugetlb): +(\d{1,18}) kB", re.MULTILINE)
 

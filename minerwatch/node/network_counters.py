@@ -39,8 +39,8 @@ _V6_PACKETS_PER_S = 2.0
 """Packets that are not IPv4's, from which IPv6's counters are read each time. Reading them takes as
 long as all else."""
 _NEW_FAILED = 5
-"""Failed connects since the last reading, from which it is read how many of them peers began: this
-takes three times as long as all of TCP's other counters."""
+"""With so many failed connects since the last reading, the number of those that peers began is
+read, too. This takes three times as long as all of TCP's other counters."""
 _MAX_HEADERS = 64
 
 

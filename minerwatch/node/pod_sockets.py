@@ -40,7 +40,7 @@ _MAX_CONNECT_AGE_S = 60.0
 _CLOSED_EVERY_S = 10.0
 _MAX_ENDED = 1024
 _MIN_CONNECTS = 3
-"""With fewer, it is not said how far they spread."""
+"""With fewer, their spread is not reported."""
 _SHORT_S = 30.0
 _RATE_S = 60.0
 _LISTED = 8
@@ -72,7 +72,7 @@ class Tally:
 
     @property
     def spread(self) -> float | None:
-        """Distinct ends for each connection; None if there are few."""
+        """Distinct ends per connection; None if there are few."""
         return self.ends / self.connections if self.connections >= _MIN_CONNECTS else None
 
 
@@ -318,7 +318,7 @@ def _drop_connects(seen: _Seen, answered: Iterable[RemoteEnd], now_s: float) -> 
 
 
 def _add_sessions(seen: _Seen, logins: Iterable[RemoteEnd], now_s: float) -> int:
-    """Keep the sessions that are open, note short ones that ended; return how many are new."""
+    """Keep open sessions, and short ones that ended; return how many are new."""
     is_first = seen.peers is None
     before, seen.sessions = seen.sessions, {}
     for inode, address, port in logins:

@@ -1,10 +1,11 @@
-"""TCP sockets of processes, where the kernel has no iterator over sockets (socket_iterator.py).
+"""TCP sockets of processes by files in /proc, where there is no iterator (socket_iterator.py).
 
 /proc/PID/net/tcp and tcp6 list the sockets of the process's network namespace with their inodes
 (proc_net(5), Documentation/networking/proc_net_tcp.rst); /proc/PID/fd shows which of them the
 process has. Neither takes a lock that the process could hold, but a process can have very many
 sockets (docs/performance.md). A thread therefore reads one process at a time; its callers never
-wait. Pods and containers take turns. It has no counters of bytes.
+wait. Pods and containers take turns. The files have no counters of bytes. Closed connections, and
+those in evidence, are always read here.
 """
 
 from __future__ import annotations

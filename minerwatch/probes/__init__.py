@@ -1,1 +1,1 @@
-"""Deep looks at suspects: what is too costly to ask of every process."""
+"""Evidence that is too costly for each process and tick: of suspects, or sampled of all."""

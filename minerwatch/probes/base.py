@@ -1,4 +1,4 @@
-"""The base of all probes: expire what is known, receive answers, ask again."""
+"""The base of the probes of suspects: expire what is known, receive answers, ask again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Suspect:
 
     process: ProcessId
     program: int  # as in ProcessStat
-    is_settled: bool  # it has a finding, or its container's CPU time earned a look at it
+    is_for_all_probes: bool  # it has a finding, or it got a full look; False: for cheap ones only
     owner: Hashable = None  # its pod or container: owners take turns
     is_due: bool = True  # it has a finding, or that look was earned just now
 
@@ -35,14 +35,14 @@ class Probe(ABC):
 
     name: str
     looks_early = False
-    """Also examine suspects that are not settled: this probe is cheap enough."""
+    """Also examine suspects that are not for all probes: this one is cheap enough."""
     failures: Mapping[str, int]
     """Failures since the start, by reason."""
 
     def __init__(self, owner_of: OwnerOf) -> None:
         self._owner_of = owner_of
         self._due_s: dict[ProcessId, float] = {}  # not before that, of each suspect
-        self._earned: set[ProcessId] = set()  # a look that was not taken yet
+        self._earned: set[ProcessId] = set()  # suspects with a look that was not taken yet
         self._facts: dict[ProcessId, Facts] = {}
 
     def examine(
@@ -52,7 +52,10 @@ class Probe(ABC):
         is_time_left: IsTimeLeft,
         earned: Set[ProcessId] | None = None,
     ) -> None:
-        """Forget all but ``suspects``, and examine new ones and ``earned``; None: all of them."""
+        """Forget all but ``suspects``; examine the new ones, and those that have ``earned`` a look.
+
+        None: all of them have.
+        """
         self._receive_answers(at_s)
         wanted = self._earned.union(suspects if earned is None else earned)
         self._earned = {each for each in suspects if each in wanted or each not in self._due_s}

@@ -53,7 +53,7 @@ class Pace:
         self._slow_until_s = 0.0
 
     def note(self, samples: int, gone: int, now_s: float) -> None:
-        """Take note of the samples of a read, and how many are of processes that have exited."""
+        """Count the samples of a read, and those of processes that have exited."""
         if gone:
             self._changed_s = now_s
         if now_s < self._slow_until_s or gone < max(_MANY_GONE, _MANY_GONE_SHARE * samples):
@@ -62,7 +62,7 @@ class Pace:
         self._slow_until_s = self._fast_until_s + random.uniform(*_BETWEEN_FAST_S)  # noqa: S311
 
     def note_new(self, now_s: float) -> None:
-        """Take note that samples are of processes that are not known yet."""
+        """Read at the usual pace again: some samples are of processes that are not known yet."""
         self._changed_s = now_s
 
     def pause_s(self, usual_s: float, calm_s: float, cost_s: float, now_s: float) -> float:
@@ -108,7 +108,7 @@ class Bounds:
 
 
 class Rounds:
-    """Addresses of known processes, gathered for ten seconds every two or three minutes.
+    """Addresses of known processes, gathered for ten seconds, then again 90 to 180 seconds later.
 
     A question costs more than an address, so there is one about each process.
     """

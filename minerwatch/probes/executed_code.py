@@ -4,7 +4,7 @@ A thread reads the samples every second or two, and ten times a second for a whi
 exit before that. Samples of processes that are not known yet are classified at once, because
 short-lived ones are soon gone; of known ones those of some seconds, from time to time, together.
 Containers take turns. Where the code was not copied while it was executed, it is read from the
-process, or if that has exited, from another one of its container, forked from the same.
+process, or if that has exited, from another one of its container, which may have the same code.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _STALL_S = 1.0
 _MAX_TAKE_S = 4.0
 """For the questions about one read: several owners may each make the child hang."""
 _FIXED_BELOW = 1 << 32
-"""Below, programs lie that are linked to fixed addresses: the same in processes of any program."""
+"""Programs linked to fixed addresses lie below: another program has other code at the same one."""
 _AVOIDED_S = 60.0
 _MAX_COUNT = 1 << 20
 _MAX_PAGE_NAME = 64
@@ -148,10 +148,10 @@ class ExecutedCode:
     """Facts: HashCodeShare, FloatCodeShare and others, of processes and of whole containers.
 
     ``failures`` returns counts since the start: those of the sampler, ``unplaced`` (samples of no
-    known container), ``gone`` (of processes that exited before that, and have no relatives),
-    ``unread`` (code that could not be read), ``left`` (samples beyond the bounds of a second),
-    ``costly`` (owners left alone for a minute, because their code takes too long to read),
-    ``timeout`` and ``child``.
+    known container), ``gone`` (samples of processes that have exited, whose code no other process
+    of the container can show), ``unread`` (code that could not be read), ``left`` (samples beyond
+    the bounds of a second), ``costly`` (owners left alone for a minute, because their code takes
+    too long to read), ``timeout`` and ``child``.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class ExecutedCode:
         self._thread = Worker("executed_code", self._serve).start()
 
     def facts(self, of: ProcessId | ContainerKey) -> Facts:
-        """Return the facts about a process, or about all of a container, also those that ended."""
+        """Return the facts about a process, or about all that ran in a container."""
         with self._lock:
             known = self._known(of)
             facts = known.tally.facts() if known is not None else NO_FACTS

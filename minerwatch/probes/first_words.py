@@ -55,7 +55,7 @@ _CHECK_S = 60.0
 _KEPT_S = 600.0
 """After the connection was closed."""
 
-_Said = tuple[int, tuple[str, ...], str]
+_Message = tuple[int, tuple[str, ...], str]
 """The sequence number of the SYN and the first words: the same in all copies of a packet."""
 
 
@@ -172,15 +172,15 @@ class FirstWordsProbe:
         self._names = WantedNames(())
         self._facts: dict[ProcessId, Facts] = {}  # replaced, never changed: others read it
         self._namespaces: OrderedDict[int, _Processes] = OrderedDict()
-        self._waiting: dict[_Said, _Waiting] = {}
-        self._counted: OrderedDict[_Said, None] = OrderedDict()
+        self._waiting: dict[_Message, _Waiting] = {}
+        self._counted: OrderedDict[_Message, None] = OrderedDict()
         self._parsed: Counter[str] = Counter()  # packets of each interface in this second
         self._second = self._tried_s = self._checked_s = 0.0
         self._is_closed = threading.Event()
         self._thread: Worker | None = None
 
     def start(self) -> FirstWordsProbe:
-        """Look in a thread from now on."""
+        """Read packets in a thread from now on."""
         self._thread = Worker("first_words", self._serve).start()
         return self
 
@@ -257,18 +257,18 @@ class FirstWordsProbe:
         found = first_words(packet.content)
         if found is None or not (found.words or found.server_name in self._names):
             return
-        said = found.initial_sequence, found.words, found.server_name
-        if said not in self._counted:
-            self._wait_for(said, found, packet)
+        message = found.initial_sequence, found.words, found.server_name
+        if message not in self._counted:
+            self._wait_for(message, found, packet)
 
-    def _wait_for(self, said: _Said, found: FirstWords, packet: Packet) -> None:
-        waiting = self._waiting.get(said)
+    def _wait_for(self, message: _Message, found: FirstWords, packet: Packet) -> None:
+        waiting = self._waiting.get(message)
         if waiting is None:
             own = sum(each.interface == packet.interface for each in self._waiting.values())
             if own >= _MAX_WAITING_OF_ONE or len(self._waiting) >= _MAX_WAITING:
                 self._counts["crowded"] += 1
                 return
-            waiting = self._waiting[said] = _Waiting(packet.interface)
+            waiting = self._waiting[message] = _Waiting(packet.interface)
         if not packet.is_outgoing and len(waiting.came_by) < _MAX_COPIES:
             waiting.came_by.add(packet.interface)
         if len(waiting.starts) < _MAX_COPIES:
@@ -278,18 +278,18 @@ class FirstWordsProbe:
         """Find the processes that have the connections open; give up after some tries."""
         wanted = {start for each in self._waiting.values() for start in each.starts}
         holders = self._connections.holders(wanted)
-        for said, waiting in [*self._waiting.items()]:
+        for message, waiting in [*self._waiting.items()]:
             waiting.tries += 1
             own = [each for start in waiting.starts for each in holders.get(start, ())]
             senders = [
                 each
                 for each in own
-                if self._may_send(each, waiting.came_by) and self._keep(each, said, now_s)
+                if self._may_send(each, waiting.came_by) and self._keep(each, message, now_s)
             ]
             if senders or waiting.tries >= _MAX_TRIES:
                 self._counts["unplaced"] += not senders
-                del self._waiting[said]
-                self._counted[said] = None
+                del self._waiting[message]
+                self._counted[message] = None
                 if len(self._counted) > _MAX_COUNTED:
                     self._counted.popitem(last=False)
 
@@ -309,7 +309,7 @@ class FirstWordsProbe:
             return not own.isdisjoint(came_by)
         return holder.namespace != self._links.namespace or not came_by
 
-    def _keep(self, holder: Holder, said: _Said, now_s: float) -> bool:
+    def _keep(self, holder: Holder, message: _Message, now_s: float) -> bool:
         """Keep the words; return False if the process has exited."""
         try:
             line = read_once(f"{self._proc}/{holder.pid}/stat", STAT_BYTES)
@@ -322,7 +322,7 @@ class FirstWordsProbe:
         self._namespaces.move_to_end(holder.namespace)
         connections = own.setdefault(stat.id, {})
         own.move_to_end(stat.id)
-        connections[holder.inode] = _Kept(*said[1:], now_s)
+        connections[holder.inode] = _Kept(*message[1:], now_s)
         if len(connections) > _MAX_CONNECTIONS:
             del connections[next(iter(connections))]
         if len(own) > _MAX_PROCESSES:

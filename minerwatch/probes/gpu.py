@@ -46,7 +46,7 @@ class _Sum:
     """Use of one process, or of one container, in one sample."""
 
     busy: float | None = None  # GPUs kept busy
-    possible: float = 0.0  # GPUs that it may keep busy beside that: nothing is evidence, but looks
+    possible: float = 0.0  # GPUs that it may keep busy besides: no evidence, but it earns looks
     memory_bytes: int | None = None
     watts: float = 0.0  # of devices that no other container uses
     devices: set[tuple[int, int | None]] = field(default_factory=set)  # devices, instances
@@ -88,7 +88,7 @@ class _Process:
         self.pipes = NO_FACTS
 
     def add(self, now: _Sum, at_s: float, elapsed_s: float) -> None:
-        """Take the use of ``elapsed_s`` up to ``at_s``."""
+        """Add the use during ``elapsed_s`` before ``at_s``."""
         busy = now.busy or 0.0
         self._now = now
         self._history.add(at_s, self._history.cpu_s + busy * elapsed_s, window_s=_WINDOW_S)
@@ -160,7 +160,7 @@ class Gpus:
         self.used_s: Mapping[ContainerKey, float] = {}
         """GPU time of each container since the tick before."""
         self.possible_s: Mapping[ContainerKey, float] = {}
-        """The same with what it may have used: to use a device beside others saves no look."""
+        """The same with what it may have used of shared devices: sharing one avoids no look."""
         self.process_possible_s: Mapping[ProcessId, float] = {}
         """The same of each process; of one whose share is not known, its container's."""
         self.joules: Mapping[ContainerKey, float] = {}
@@ -310,7 +310,7 @@ class Gpus:
                 rest = max(0.0, device.busy - known.busy[index][owner])
                 total.busy = (total.busy or 0.0) + rest
                 known.busy[index][owner] += rest
-                if len(unknown) == 1 and rest == device.busy:  # no other one may work for it
+                if len(unknown) == 1 and rest == device.busy:  # no other process can have used it
                     of_process = known.sums[unknown.pop()]
                     of_process.busy = (of_process.busy or 0.0) + rest
         known.add_possible(uses, attributed)

@@ -1,7 +1,7 @@
 """Network counters of pods, as rates, and where the connects lead that fail.
 
-All containers of a pod share its network namespace. Facts are of those containers of it that use
-most of its CPU time while its network is busy, so that an idle neighbour is not blamed. Where a pod
+All containers of a pod share its network namespace. Facts go to those of them that use a fifth of
+its CPU time or more while its network is busy, so that an idle neighbour is not blamed. Where a pod
 has made more namespaces, facts are those of the one that is nearest to a scan or a flood. The
 host's own namespace is left out: it is shared by all that runs there.
 """
@@ -42,8 +42,7 @@ _LOOKED_AT_SEGMENTS = 3.0
 """Connects per second, their failed share or segments of each, from which they are looked at."""
 _MAX_HOST_USER_AGE_S = 600.0
 _TOUCHES_PER_S, _TOUCH_SEGMENTS, _TOUCHES_FAIL = 20.0, 2.5, 0.6
-_KERNEL_THREADS = 2
-"""PID of kthreadd."""
+_KTHREADD_PID = 2
 _RAW_PACKETS_PER_S = 10.0
 _MIN_SPREAD = 0.35
 """Below, connects that fail lead to the same ends again: no scan."""
@@ -80,21 +79,21 @@ class _Namespace:
     last_read_s: float = 0.0
     busy_s: float = float("-inf")
     read_count: int = 0  # since it was opened
-    has_rested: bool = False  # since it was read
-    rested_s: float = float("-inf")
+    was_skipped: bool = False  # since it was read
+    skipped_s: float = float("-inf")
 
     def is_busy(self, since_s: float) -> bool:
         """Return True if it has sent packets since then."""
         return self.busy_s >= since_s
 
-    def rests(self, at_s: float) -> bool:
+    def is_skipped(self, at_s: float) -> bool:
         """Return True if it is not read at this tick."""
-        return self.rested_s == at_s
+        return self.skipped_s == at_s
 
-    def may_rest(self) -> bool:
+    def may_skip(self) -> bool:
         """Return True if it need not be read: it did nothing notable at the last tick."""
         is_known = self.read_count >= 1 and len(self.readings) != 1
-        return is_known and not (self.has_rested or self.is_nested or _is_notable(self.facts))
+        return is_known and not (self.was_skipped or self.is_nested or _is_notable(self.facts))
 
     def is_due(self) -> bool:
         """Return True for a nested one that was read once, or may scan or flood."""
@@ -113,7 +112,7 @@ class PodNetworks:
         self._reader = reader or CounterReader()
         self._sockets = sockets
         # Kernel threads are in it, too, and can be asked where PID 1 cannot
-        self._host = self._reader.namespace(1) or self._reader.namespace(_KERNEL_THREADS)
+        self._host = self._reader.namespace(1) or self._reader.namespace(_KTHREADD_PID)
         self._namespaces: dict[int, _Namespace] = {}
         self._host_users: dict[ContainerKey, float] = {}  # when each was seen
         self._inodes: dict[int, int | None] = {}  # of processes, at this tick
@@ -142,7 +141,7 @@ class PodNetworks:
     def recent(self) -> Collection[ContainerKey]:
         """Return the containers with facts at the last tick: to be read even if they did not run.
 
-        Else one that rests every other tick would never match for long.
+        Else one that is skipped at every other tick would never match for long.
         """
         return tuple(self._facts)
 
@@ -174,7 +173,7 @@ class PodNetworks:
         watched: dict[int, Watched] = {}
         for inode, own in by_namespace.items():
             namespace = self._namespaces[inode]
-            if not namespace.rests(at_s):
+            if not namespace.is_skipped(at_s):
                 self._read(namespace, at_s)
             if not namespace.readings:
                 namespace.cpu_s, namespace.facts = {}, {}
@@ -202,12 +201,12 @@ class PodNetworks:
 
         The first alone would not do where a process can make a namespace of its own. Those that
         need another reading, or may scan or flood, are read again, whichever process is drawn.
-        Where the pod's own is read every other tick, a process is drawn when it rests.
+        Where the pod's own is read every other tick, a process is drawn at the others.
         """
         found: set[int] = set()
         again = [pid for pid in due if pid in user.pids]
         own = self._namespaces.get(self._inode(user.first_pid, is_first=True) or 0)
-        if own is None or not own.has_rested or own.rests(at_s):
+        if own is None or not own.was_skipped or own.is_skipped(at_s):
             again.append(random.choice(user.pids))  # noqa: S311
         for pid in {user.first_pid, *again}:
             is_first = pid == user.first_pid
@@ -231,8 +230,8 @@ class PodNetworks:
         if pid not in self._inodes:
             inode = self._inodes_before.get(pid)
             known = self._namespaces.get(inode) if inode is not None else None
-            if inode is not None and known is not None and is_first and known.may_rest():
-                known.rested_s, known.has_rested = self._at_s, True
+            if inode is not None and known is not None and is_first and known.may_skip():
+                known.skipped_s, known.was_skipped = self._at_s, True
             else:
                 inode = self._reader.namespace(pid)
             self._inodes[pid] = inode
@@ -262,13 +261,13 @@ class PodNetworks:
         reading = self._reader.protocols(pid, devices)
         self._namespaces[inode] = _Namespace(
             pid, owner, is_nested, devices, deque([reading] if reading else ()), last_read_s=at_s,
-            read_count=-(len(self._namespaces) % 2),  # half rest while others are read
+            read_count=-(len(self._namespaces) % 2),  # half are skipped while others are read
         )  # fmt: skip
         return True
 
     def _read(self, namespace: _Namespace, at_s: float) -> None:
         """Add a reading, while packets are sent and for a window after that; else drop all."""
-        before, namespace.last_read_s, namespace.has_rested = namespace.devices, at_s, False
+        before, namespace.last_read_s, namespace.was_skipped = namespace.devices, at_s, False
         if before.at_s == at_s:
             return
         readings, since_s = namespace.readings, at_s - self._window_s

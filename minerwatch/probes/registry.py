@@ -146,14 +146,14 @@ class Probes:
         took_s = {}
         self._owners = {each.process: each.owner for each in suspects}
         unchanged = self._unchanged(suspects)
-        settled = [each.process for each in unchanged if each.is_settled]
-        early = [each.process for each in unchanged]
+        for_all = [each.process for each in unchanged if each.is_for_all_probes]
+        every = [each.process for each in unchanged]
         earned = {each.process for each in unchanged if each.is_due}
         for probe in self._probes:
             started_s = time.perf_counter()
             try:
                 probe.examine(
-                    early if probe.looks_early else settled,
+                    every if probe.looks_early else for_all,
                     at_s,
                     lambda: time.perf_counter() < ends_s,
                     earned,

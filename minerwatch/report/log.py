@@ -171,7 +171,7 @@ def _refilled(held: dict[str, _Bucket], key: str, rate: Rate, at_s: float) -> _B
 def verdict_line(status: ContainerStatus, previous_level: str) -> dict[str, Any]:
     """Return the fields of a verdict's log line: secrets redacted, names escaped.
 
-    ``status`` must be public (``api.snapshot``): logs are read by outsiders.
+    ``status`` must be public (``container_status``): logs are read by outsiders.
     """
     return {
         "node": status.node,

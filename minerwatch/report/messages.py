@@ -96,7 +96,7 @@ def notice(
     abuse: str = "",
     level: str = "",
 ) -> Notice:
-    """Return the notice on ``status``, which must be public (``api.snapshot``).
+    """Return the notice on ``status``, which must be public (``container_status``).
 
     ``abuse``, with its ``level``: one kind of several; "": that of the verdict.
     """

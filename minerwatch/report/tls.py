@@ -1,4 +1,4 @@
-"""TLS for the metrics address; certificates are read again when their files change."""
+"""TLS for metrics and web pages; certificates are read again when their files change."""
 
 from __future__ import annotations
 

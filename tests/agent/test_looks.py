@@ -15,7 +15,7 @@ NO_LIMIT = CpuLimit(None, 0, 0)
 
 
 def suspect(pid: int, owner: str) -> Suspect:
-    return Suspect(ProcessId(pid, 1), 0, is_settled=True, owner=owner)
+    return Suspect(ProcessId(pid, 1), 0, is_for_all_probes=True, owner=owner)
 
 
 def test_no_pod_crowds_out_another_among_suspects() -> None:
@@ -35,8 +35,8 @@ class World:
         self.waited: dict[ContainerKey, float] = {}
         self.looks = Looks(self.node, self, Examination(), max_suspects)
         self.at_s = 1000.0
-        self.settled: list[list[int]] = []
-        """PIDs of suspects that have settled, at each tick."""
+        self.for_all: list[list[int]] = []
+        """PIDs of suspects for all probes, at each tick."""
         self.due: list[set[int]] = []
         """PIDs that a look was earned at, at each tick."""
 
@@ -69,7 +69,7 @@ class World:
                 by_container[key] = by_container.get(key, 0.0) + used_s.get(pid, 0.0)
         self.looks.earn(by_container, TICK_S, self.at_s)
         found = self.looks.suspects(self.node.containers.values(), self.at_s)
-        self.settled.append([each.process.pid for each in found if each.is_settled])
+        self.for_all.append([each.process.pid for each in found if each.is_for_all_probes])
         self.due.append({each.process.pid for each in found if each.is_due})
 
     def first_look_s(self, pid: int) -> float | None:
@@ -149,7 +149,7 @@ def test_idle_decoys_earn_nothing_and_hide_nothing() -> None:
     world.add("b", *range(301, 602))
     for _ in range(4):
         world.tick({601: 10.0})
-    assert world.settled == [[], [], [601], [601]]
+    assert world.for_all == [[], [], [601], [601]]
 
 
 def test_a_container_with_thousands_of_processes_starves_no_other() -> None:
@@ -161,7 +161,7 @@ def test_a_container_with_thousands_of_processes_starves_no_other() -> None:
         world.tick({**crowd, 1: 6.0})
     assert world.first_look_s(1) == 50
     assert all(len(due) <= 9 for due in world.due)
-    assert 1 in world.settled[-1]
+    assert 1 in world.for_all[-1]
 
 
 def test_a_suspect_is_kept_for_a_while() -> None:
@@ -171,8 +171,8 @@ def test_a_suspect_is_kept_for_a_while() -> None:
         world.tick({1: 10.0})
     for _ in range(60):
         world.tick({})
-    assert world.settled[2:62] == [[1]] * 60
-    assert world.settled[62] == []
+    assert world.for_all[2:62] == [[1]] * 60
+    assert world.for_all[62] == []
 
 
 def test_a_small_container_is_measured_for_its_look_only() -> None:

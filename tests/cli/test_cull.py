@@ -70,15 +70,15 @@ class Agent:
             take(orders.RELEASE_ALL, body)
             return self.release_all
 
-        def told(body: bytes) -> Answer:
-            take(orders.TOLD, body)
+        def audit_lines(body: bytes) -> Answer:
+            take(orders.AUDIT_LINES, body)
             return Answer(msgspec.json.encode([LINE]))
 
         return {
             orders.CULL: cull,
             orders.RELEASE: release,
             orders.RELEASE_ALL: release_all,
-            orders.TOLD: told,
+            orders.AUDIT_LINES: audit_lines,
             orders.HISTORY: lambda _body: Answer(orders.encode(histories()[0])),
         }
 
@@ -214,7 +214,7 @@ def test_the_past_is_simulated(agent: Agent, typed: Typed) -> None:
     result = typed("cull", "--simulate", "24")
     assert result.exit_code == 0
     assert "binder/eve/notebook" in result.stdout
-    assert agent.told == [(orders.TOLD, {"hours": 24.0})]
+    assert agent.told == [(orders.AUDIT_LINES, {"hours": 24.0})]
     lines = json.loads(typed("cull", "--simulate", "24", "-o", "json").stdout)
     assert lines[0]["decision"]["pod"] == "eve"
 
@@ -316,7 +316,12 @@ def test_a_target_that_is_not_found_may_be_where_nobody_answered(
 def test_the_past_of_all_nodes_is_simulated(api: ApiServer, far: Typed) -> None:
     for node in ("node-1", "node-2", "node-3"):
         put_agent(api, node)
-    command = ("minerwatch", "order", orders.TOLD, orders.encode(orders.HoursOrder(24.0)).decode())
+    command = (
+        "minerwatch",
+        "order",
+        orders.AUDIT_LINES,
+        orders.encode(orders.HoursOrder(24.0)).decode(),
+    )
     for node in ("node-1", "node-2"):
         line = msgspec.structs.replace(LINE, decision=decision(f"eve-on-{node}"))
         body = Printing(msgspec.json.encode([line]))

@@ -58,7 +58,7 @@ def test_switched_off_it_says_so_to_who_orders(tmp_path: Path) -> None:
         (orders.CULL, order),
         (orders.RELEASE, msgspec.json.encode(TARGET)),
         (orders.RELEASE_ALL, b"{}"),
-        (orders.TOLD, b'{"hours": 1}'),
+        (orders.AUDIT_LINES, b'{"hours": 1}'),
     ):
         answer = posts[path](body)
         assert answer.status == 409

@@ -79,10 +79,10 @@ def test_ticks_that_were_left_out_while_it_rested_can_be_added_later(
         at_s, cpu_s = number * 10.0, cpu_s + burnt
         whole.add(at_s, cpu_s, window_s=300)
         if burnt or not data.draw(st.booleans()):
-            with_gaps.rest(times_s, window_s=300)
+            with_gaps.add_idle(times_s, window_s=300)
             with_gaps.add(at_s, cpu_s, window_s=300)
         times_s = [each for each in (*times_s, at_s) if each > at_s - 300]
-    with_gaps.rest(times_s, window_s=300)
+    with_gaps.add_idle(times_s, window_s=300)
     for each in ("cores", "cpu_s"):
         assert getattr(with_gaps, each) == getattr(whole, each)
     assert with_gaps.flatness() == whole.flatness()

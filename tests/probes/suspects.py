@@ -18,10 +18,10 @@ def suspect(
     process: ProcessId,
     program: int = 123,
     *,
-    is_settled: bool = True,
+    is_for_all_probes: bool = True,
     is_due: bool = True,
 ) -> Suspect:
-    return Suspect(process, program, is_settled, is_due=is_due)
+    return Suspect(process, program, is_for_all_probes, is_due=is_due)
 
 
 def always() -> bool:

@@ -78,10 +78,10 @@ def test_a_suspect_that_is_gone_or_another_has_no_facts(pid: int) -> None:
     probes.close()
 
 
-def test_costly_probes_wait_until_a_suspect_has_settled() -> None:
+def test_costly_probes_wait_until_a_suspect_is_for_all_of_them() -> None:
     early, late = _Looker(looks_early=True), _Looker(looks_early=False)
     probes = Probes(NO_PROBES, more=[early, late])
-    probes.examine([suspect(me(), is_settled=False)], 100.0)
+    probes.examine([suspect(me(), is_for_all_probes=False)], 100.0)
     probes.examine([suspect(me())], 110.0)
     assert early.seen == [[me()], [me()]]
     assert late.seen == [[], [me()]]

@@ -19,7 +19,7 @@ from minerwatch.view.screen.poll import Answers, Poll
 
 NODE_REFRESH_S = 5.0
 CLUSTER_REFRESH_S = 30.0
-"""Each query starts a program in every agent's pod, and within its CPU limit."""
+"""Unless agents are read on their port, each query starts a program in every agent's pod."""
 
 NODE_STEP_S = 10.0
 """Between two readings that are kept: as long as an agent's tick."""

@@ -37,7 +37,7 @@ _MIN_CORE_LENGTH = 6
 """Characters of the shortest text that stands for all literals that contain it."""
 
 has_long_word = regex_test("(?i)[0-9a-z_]{24}")
-"""Tells if a text has a word that few have: addresses of coins are such, and digests."""
+"""Returns True if a text has a word that few texts have: an address of a coin, or a digest."""
 _LONG_WORD_LENGTH = 24
 
 _READ_DIFFERENTLY = re.compile(r"\[:\^?[a-z]+:\]|\\[QCpP]")

@@ -134,7 +134,7 @@ struct bpf_iter__task {
   struct task_struct *task;
 } CORE;
 
-// tasks.py unpacks this: keep the two alike. What belongs to the process as a whole stands in the
+// task_iterator.py unpacks this: keep both alike. What belongs to the whole process stands in the
 // record of its first thread only, and is 0 in the others.
 struct record {
   __u64 started_ns;      // since boot

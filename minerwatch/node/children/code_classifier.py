@@ -19,7 +19,7 @@ A window is the 16 instructions from a sampled address on. Windows tell more tha
 function is dense in exclusive or, rotation and additions of vectors, and has no floating point,
 few branches and few of the vector instructions that media codecs are made of.
 
-It starts every few minutes, and half of that was to import ``re``, ``json`` and what they import.
+It imports neither ``re`` nor ``json``: it starts every few minutes, and they took half of a start.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ _MAX_FILE_BYTES = 1 << 20
 MAX_CACHED = 20_000
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _FAULT_S = 1.5e-6
-"""Of the kernel, for a new page of memory: what hashes in memory that it allocates for each hash
-spends two fifths of its time so, and is no server that the kernel sends and receives for. Where
-a page takes less, the time left may be below zero; what is added to it later is right."""
+"""Kernel time for a new page of memory, which ``kernel_s`` leaves out: a process that allocates
+memory for each hash spends two fifths of its time so, and is no server that the kernel sends and
+receives for. Where a page takes less, ``kernel_s`` may be below zero; what it grows by is right."""
 _IO_FIELDS = (b"rchar", b"wchar", b"read_bytes", b"write_bytes")  # proc_pid_io(5)
 _HASHING_SHARE = 0.25
 _MAX_MEDIA_SHARE = 0.25

@@ -6,7 +6,7 @@ and hashes of pages. One JSON value a line:
 ============================================================  =====================================
 standard input                                                standard output
 ============================================================  =====================================
-``{"rules": [[text, earlier text], …]}``                      ``{"broken": [[file, line, reason]]}``
+``{"rules": [[text, earlier text], …]}``                      ``{"broken": [[number, line, …], …]}``
 ``{"proc", "task_path", "pid", "start_ticks", "addresses"}``  ``{"is_there", "names", …}``
 ============================================================  =====================================
 

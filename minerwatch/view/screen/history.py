@@ -137,7 +137,7 @@ class LevelChange:
     after: str
 
 
-class Journal:
+class LevelChanges:
     """Changes of level of flagged containers; for one thread."""
 
     def __init__(self) -> None:

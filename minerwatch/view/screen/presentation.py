@@ -13,7 +13,7 @@ from minerwatch.view.campaigns import Campaign, campaigns
 from minerwatch.view.screen.columns import container_columns, row_style
 from minerwatch.view.screen.containers import Kind, Row, View, container_rows
 from minerwatch.view.screen.details import container_lines
-from minerwatch.view.screen.history import CpuHistory, Journal, Key, key_of
+from minerwatch.view.screen.history import CpuHistory, Key, LevelChanges, key_of
 from minerwatch.view.screen.layout import Cell, Column, Layout, Scene, Traits, fitting
 from minerwatch.view.screen.nodes import NODE_SORTS, NodeRow, node_columns, node_lines, node_rows
 from minerwatch.view.screen.page import Subject
@@ -82,7 +82,7 @@ class Presenter:
 
     def __init__(self, step_s: float) -> None:
         self.history = CpuHistory(step_s)
-        self.journal = Journal()
+        self.level_changes = LevelChanges()
         self._last: Presentation | None = None
         self._traits: dict[Kind, Traits] = {}
 
@@ -94,7 +94,7 @@ class Presenter:
         if poll.stale:
             fresh = tuple(each for each in poll.statuses if each.node not in poll.stale)
         self.history.add(fresh, poll.at.timestamp())
-        self.journal.add(fresh, poll.at)
+        self.level_changes.add(fresh, poll.at)
 
     def present(self, poll: Poll, view: View, polls: Iterable[Poll] = ()) -> Presentation:
         """Return what ``view`` shows of ``poll``, once ``polls`` are in the history."""
@@ -129,7 +129,7 @@ class Presenter:
             shown.poll.at,
             self.history.of(key),
             self.history.step_s,
-            self.journal.of(key),
+            self.level_changes.of(key),
             next(alike, None),
             shown.agent(status.node),
             shown.poll.stale.get(status.node),

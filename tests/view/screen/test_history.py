@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from minerwatch.view.screen.history import CpuHistory, Journal, key_of, sparkline, total
+from minerwatch.view.screen.history import CpuHistory, LevelChanges, key_of, sparkline, total
 from tests.report.samples import MINER, NOW, SIMULATION, container
 
 known = st.floats(min_value=0, max_value=1e6)
@@ -107,33 +107,33 @@ def test_a_sparkline_is_as_wide_as_asked(
 
 
 def test_a_level_that_changes_is_noted() -> None:
-    journal = Journal()
+    changes = LevelChanges()
     clear = structs.replace(MINER, level="clear")
-    journal.add([clear, SIMULATION], NOW)
-    journal.add([MINER, SIMULATION], NOW + timedelta(seconds=5))
-    journal.add([MINER, SIMULATION], NOW + timedelta(seconds=10))
-    journal.add([clear], NOW + timedelta(seconds=15))
-    assert [(each.before, each.after) for each in journal.of(key_of(MINER))] == [
+    changes.add([clear, SIMULATION], NOW)
+    changes.add([MINER, SIMULATION], NOW + timedelta(seconds=5))
+    changes.add([MINER, SIMULATION], NOW + timedelta(seconds=10))
+    changes.add([clear], NOW + timedelta(seconds=15))
+    assert [(each.before, each.after) for each in changes.of(key_of(MINER))] == [
         ("clear", "confirmed"),
         ("confirmed", "clear"),
     ]
-    assert journal.of(key_of(SIMULATION)) == ()
+    assert changes.of(key_of(SIMULATION)) == ()
 
 
 def test_what_was_flagged_when_the_screen_was_opened_is_no_change() -> None:
-    journal = Journal()
-    journal.add([MINER], NOW)
-    assert journal.of(key_of(MINER)) == ()
+    changes = LevelChanges()
+    changes.add([MINER], NOW)
+    assert changes.of(key_of(MINER)) == ()
 
 
-def test_the_journal_is_bounded() -> None:
-    journal = Journal()
-    journal.add([], NOW)
+def test_kept_changes_of_level_are_bounded() -> None:
+    changes = LevelChanges()
+    changes.add([], NOW)
     many = [structs.replace(MINER, cgroup=f"/{number}") for number in range(5100)]
     for each in many:
-        journal.add([each], NOW)
-    assert sum(len(journal.of(key_of(each))) for each in many) == 5000
+        changes.add([each], NOW)
+    assert sum(len(changes.of(key_of(each))) for each in many) == 5000
     for number in range(50):
         level = "likely" if number % 2 else "confirmed"
-        journal.add([structs.replace(MINER, level=level)], NOW)
-    assert len(journal.of(key_of(MINER))) == 20
+        changes.add([structs.replace(MINER, level=level)], NOW)
+    assert len(changes.of(key_of(MINER))) == 20
