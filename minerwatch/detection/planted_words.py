@@ -104,12 +104,14 @@ def facts_as_others_join_them(facts: Facts) -> Facts | None:
 
     Rules of other collections are written for such lines: ``import pty`` in a Python script.
     """
+    if NO_BREAK_SPACE not in f"{facts.get('CommandLine')}{facts.get('ParentCommandLine')}":
+        return None  # quicker than one by one
     joined = {
         field: line.replace(NO_BREAK_SPACE, " ")
         for field in ("CommandLine", "ParentCommandLine")
-        if isinstance(line := facts.get(field), str) and NO_BREAK_SPACE in line
+        if isinstance(line := facts.get(field), str)
     }
-    return {**facts, **joined} if joined else None
+    return {**facts, **joined}
 
 
 class HeldRule(Protocol[T_contra]):
