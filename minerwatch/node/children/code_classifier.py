@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 _WINDOW = 16
 _WINDOW_BYTES = {"x86_64": 128, "aarch64": 64}
 _LEAST_INSTRUCTIONS = 6
+_IN_PAGE = (1 << PAGE_BITS) - 1
 _ENTRY_BYTES = 8
 _PRESENT, _OF_FILE = 0x80, 0x20  # of its highest byte: bits 63 and 61
 _ENDED = (b"Z", b"X")
@@ -313,8 +314,7 @@ class Classifier:
             mapping = process.mapping(address)
             is_anonymous = _is_anonymous(process, mapping, address, copy)
             is_mapped = mapping is not None and is_anonymous == mapping.is_anonymous
-            code = copy or (process.code(address, self._decoder.window_bytes) if mapping else b"")
-            window = self._decoder.window(code)
+            window = self._window(process, address, copy) if copy or mapping else None
             if window is None or (question.is_relative and not is_mapped):
                 unread += count
                 continue
@@ -340,6 +340,21 @@ class Classifier:
             "kernel_s": process.kernel_s,
             "file_mib": process.mappings.largest_file_mib() if hashing else 0.0,
         }
+
+    def _window(self, process: _Process, address: int, copy: bytes) -> Window | None:
+        """Return the instructions from the address on, or those before the end of its page.
+
+        LuaJIT fills its memory from the end: the loop that runs hot may be the last 20 bytes.
+        """
+        size_bytes = self._decoder.window_bytes
+        code = copy or process.code(address, size_bytes)
+        window = self._decoder.window(code)
+        end = address + len(code)
+        if window is None and code and end & _IN_PAGE == 0:
+            before = process.code(end - size_bytes, size_bytes)
+            if before.endswith(code):
+                return self._decoder.window(before)
+        return window
 
 
 def _is_anonymous(process: _Process, mapping: Mapping | None, address: int, copy: bytes) -> bool:
