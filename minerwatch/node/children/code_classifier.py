@@ -406,7 +406,7 @@ class Classifier:
             samples += count
             hashing += count * window.is_hashing
             anonymous += count * is_anonymous
-            pairs += count * (is_anonymous and window.mixes_pairs)
+            pairs += count * window.mixes_pairs
             page = _page(address, mapping) if mapping and is_mapped else ""
             pages[page] = pages.get(page, 0) + count
             for kind, number in enumerate(window.counts):

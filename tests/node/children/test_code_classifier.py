@@ -496,6 +496,19 @@ def test_a_page_of_a_file_that_was_written_is_in_no_file(tmp_path: Path) -> None
         _kept.append(memory)
 
 
+def test_pairs_count_wherever_their_code_lies(tmp_path: Path) -> None:
+    """One mapping of a file may be executed while it is written by another way."""
+    (tmp_path / "file").write_bytes(PAIRS_BETWEEN_INTEGERS * 50)
+    with (tmp_path / "file").open("rb") as file:
+        memory = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=7)
+    assert memory[0] > 0  # the page is present
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    _kept.append(memory)
+    copy = bytes(memory[:128])
+    found = answer(os.getpid(), own_start_ticks(), [(address, 3, copy)])
+    assert (found["pairs"], found["anonymous"]) == (3, 0)
+
+
 WRITES_VDSO = """
 import ctypes, sys, time
 line = next(each for each in open("/proc/self/maps") if "[vdso]" in each)
