@@ -38,7 +38,14 @@ from typing import Any, NamedTuple
 import yara_x
 
 from minerwatch.node.children.machine_code import Decoder, Reference, References, Words, masked
-from minerwatch.node.children.scanning import bound_cpu, bound_itself, put, scanners_of
+from minerwatch.node.children.scanning import (
+    ORDINARY,
+    PRESENT,
+    bound_cpu,
+    bound_itself,
+    put,
+    scanners_of,
+)
 from minerwatch.node.children.traced_code import PAGE, TracedCode, joined
 
 MAX_HOT_PAGES = 16
@@ -72,11 +79,14 @@ _MAPS_LINE = re.compile(
 )
 
 
-_OF_DEVICES = re.compile(rb"/dev/(?!shm/|zero)|/sys/|anon_inode:|\[vvar")
+_OF_DEVICES = (b"/dev/", b"/sys/", b"anon_inode:")
 
 
 class Mapping(NamedTuple):
-    """A mapping that is executable, or read-only."""
+    """A mapping that is executable, or read-only.
+
+    ``may_be_device``: its pages are read only if they are ordinary memory.
+    """
 
     start: int
     end: int
@@ -84,6 +94,7 @@ class Mapping(NamedTuple):
     is_writable: bool
     has_file: bool
     name: bytes
+    may_be_device: bool = False
 
 
 class Process:
@@ -112,12 +123,13 @@ class Process:
                 match = _MAPS_LINE.fullmatch(line)
                 if size > _MAX_MAPS_BYTES:
                     return
-                if not match or _OF_DEVICES.match(match[5]):
-                    continue  # reading a device's memory could set off what the device does
+                if not match or match[5].startswith(b"[vvar"):
+                    continue
                 if b"x" in match[3] or (b"w" not in match[3] and b"r" in match[3]):
                     start, end = int(match[1], 16), int(match[2], 16)
                     rights = b"x" in match[3], b"w" in match[3]
-                    yield Mapping(start, end, *rights, match[4] != b"0", match[5])
+                    may_be_device = match[3].endswith(b"s") or match[5].startswith(_OF_DEVICES)
+                    yield Mapping(start, end, *rights, match[4] != b"0", match[5], may_be_device)
 
     def mapping(self, address: int) -> Mapping | None:
         """Return the executable or read-only mapping of an address."""
@@ -141,11 +153,17 @@ class Process:
         first, last = start // PAGE, (start + size - 1) // PAGE
         with suppress(OSError, OverflowError):
             entries = os.pread(self._pages, 8 * (last - first + 1), 8 * first)
-            present = re.match(rb"(?s)(?:.{7}[\x80-\xff])*", entries)
+            readable = ORDINARY if self._may_be_device(start, start + size) else PRESENT
+            present = re.match(b"(?s)(?:.{7}[" + readable + b"])*", entries)
             end = (first + (present.end() // 8 if present else 0)) * PAGE
             if end > start:
                 return os.pread(self._memory, min(size, end - start), start)
         return b""
+
+    def _may_be_device(self, start: int, end: int) -> bool:
+        first = max(0, bisect_right(self._starts, start) - 1)
+        near = self._mappings[first : bisect_left(self._starts, end)]
+        return any(each.may_be_device and each.end > start for each in near)
 
     def close(self) -> None:
         """Close its memory."""
