@@ -29,6 +29,7 @@ import os
 import re
 import stat
 import sys
+import time
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -58,7 +59,11 @@ _TABLE_BYTES = 256
 """Of a table whose address is taken: its length does not show, and what follows is another's."""
 _GAP = bytes(64)
 """Put between parts that are not adjacent: no pattern matches across it."""
-_MAX_MAPS_BYTES = 16 << 20
+MAX_MAPS_CPU_S = 1.0
+"""For all mappings with ordinary names, or a third of what a process may have with the longest."""
+LINES_PER_CLOCK = 512
+MAX_NAME_BYTES = 16 << 20
+"""Of different names of mappings; beyond, they are forgotten."""
 _MAX_MOUNTS_BYTES = 1 << 20
 _MAX_NAMES = 64
 
@@ -116,12 +121,13 @@ class Process:
         self._starts = [each.start for each in self._mappings]
 
     def _read_mappings(self) -> Iterator[Mapping]:
-        size = 0
+        names: dict[bytes, bytes] = {}
+        left = MAX_NAME_BYTES
+        until_s = time.process_time() + MAX_MAPS_CPU_S
         with open(f"{self._folder}/maps", "rb") as lines:  # noqa: PTH123 - pathlib is slow to import
-            for line in lines:
-                size += len(line)
+            for number, line in enumerate(lines, 1):
                 match = _MAPS_LINE.fullmatch(line)
-                if size > _MAX_MAPS_BYTES:
+                if number % LINES_PER_CLOCK == 0 and time.process_time() > until_s:
                     return
                 if not match or match[5].startswith(b"[vvar"):
                     continue
@@ -129,7 +135,11 @@ class Process:
                     start, end = int(match[1], 16), int(match[2], 16)
                     rights = b"x" in match[3], b"w" in match[3]
                     may_be_device = match[3].endswith(b"s") or match[5].startswith(_OF_DEVICES)
-                    yield Mapping(start, end, *rights, match[4] != b"0", match[5], may_be_device)
+                    if match[5] not in names and len(match[5]) <= left:
+                        left -= len(match[5])
+                        names[match[5]] = match[5]
+                    name = names.get(match[5], b"")
+                    yield Mapping(start, end, *rights, match[4] != b"0", name, may_be_device)
 
     def mapping(self, address: int) -> Mapping | None:
         """Return the executable or read-only mapping of an address."""

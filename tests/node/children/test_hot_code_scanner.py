@@ -286,6 +286,33 @@ def test_memory_of_a_device_is_not_read(
     process.close()
 
 
+def test_many_mappings_with_long_names_come_before_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six thousand of them filled what was read of the mappings, and the code had no name."""
+    folder = tmp_path / "7"
+    folder.mkdir()
+    (folder / "stat").write_text("7 (a) R " + " ".join(["1"] * 40))
+    names = ["/" + "a" * 3600] * 6000 + ["/" + "b" * 3600]
+    lines = [
+        f"{at:x}000-{at:x}800 r-xp 0 00:05 6 {name}\n" for at, name in enumerate(names, 0x10000)
+    ]
+    (folder / "maps").write_text("".join([*lines, "7f0000000000-7f0000001000 r-xp 0 00:00 0\n"]))
+    (folder / "mem").touch()
+    (folder / "pagemap").touch()
+    monkeypatch.setattr(scanner, "MAX_MAPS_CPU_S", 60.0)
+    monkeypatch.setattr(scanner, "MAX_NAME_BYTES", 5000)
+    process = Process(str(tmp_path), "7", 7, 1)
+    found = [process.mapping(at) for at in (0x10000000, 0x10000000 + (6000 << 12), 0x7F0000000010)]
+    process.close()
+    assert [each and each.name for each in found] == [names[0].encode(), b"", b""]
+    monkeypatch.setattr(scanner, "MAX_MAPS_CPU_S", -1.0)
+    bounded = Process(str(tmp_path), "7", 7, 1)
+    assert bounded.mapping(0x10000000) is not None
+    assert bounded.mapping(0x7F0000000010) is None
+    bounded.close()
+
+
 # Fingerprints.
 
 
