@@ -64,6 +64,8 @@ _MAX_PAGES = 64
 _MAX_FILE_BYTES = 1 << 20
 MAX_MAPS_CPU_S = 0.1
 """For some 30,000 mappings or more; a process has 65,530 at most by default (vm.max_map_count)."""
+MAPS_CPU_S_PER_SAMPLE = 0.01
+"""So that processes with many mappings, and one sample each, do not use up their owner's time."""
 LINES_PER_CLOCK = 512
 MAX_CACHED = 20_000
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -284,7 +286,10 @@ class _Process:
         self._pages = -1
         try:
             self._pages = os.open(f"{self._folder}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-            self.mappings = Mappings(self._maps(), (address for address, _, _ in question.spots))
+            spots = question.spots
+            maps_s = MAPS_CPU_S_PER_SAMPLE * sum(count for _, count, _ in spots)
+            lines = self._maps(min(MAX_MAPS_CPU_S, maps_s))
+            self.mappings = Mappings(lines, (address for address, _, _ in spots))
         except BaseException:
             self.close()
             raise
@@ -303,8 +308,8 @@ class _Process:
                 continue
         return self._folder
 
-    def _maps(self) -> Iterator[bytes]:
-        until_s = time.process_time() + MAX_MAPS_CPU_S
+    def _maps(self, cpu_s: float) -> Iterator[bytes]:
+        until_s = time.process_time() + cpu_s
         with open(f"{self._folder}/maps", "rb") as lines:  # noqa: PTH123 - as below
             for number, line in enumerate(lines, 1):
                 if number % LINES_PER_CLOCK == 0 and time.process_time() > until_s:

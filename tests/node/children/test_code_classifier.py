@@ -540,9 +540,12 @@ def test_code_that_was_written_over_the_kernels_is_in_no_file() -> None:
     assert anonymous == [0, 3]
 
 
-def test_code_behind_more_mappings_than_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("bound", ["MAX_MAPS_CPU_S", "MAPS_CPU_S_PER_SAMPLE"])
+def test_code_behind_more_mappings_than_are_read(
+    bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A thousand mappings of a file with a long name came before all code, and hid it."""
-    monkeypatch.setattr(classifier, "MAX_MAPS_CPU_S", -1.0)
+    monkeypatch.setattr(classifier, bound, -1.0)
     monkeypatch.setattr(classifier, "LINES_PER_CLOCK", 1)
     memory = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=7)
     memory.write(SALSA_QUARTER * 8)
