@@ -130,7 +130,7 @@ _FIELDS = (
     _CODE.dynamic(
         "PairConversionShare",
         "0..1",
-        "share of samples in generated code that turns pairs of integers into floats and mixes",
+        "share of samples that mix integers one at a time, and compute with pairs of floats",
         "|gte: 0.01",
     ),
     _CODE.dynamic(

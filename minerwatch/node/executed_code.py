@@ -59,6 +59,11 @@ _HEAD, _TAIL = 1024 // 8, 1032 // 8
 
 CODE_BYTES = 128
 """Copied at most."""
+UNREADABLE = b"\0"
+"""In place of a copy of memory that may be executed and not read: no instruction is so short.
+
+It is not read later: something else may be there then.
+"""
 COPY = Struct("=8xQQII128s")  # struct record of executed.bpf.c, after the ring's header
 _COPIES_FOR_S = 10.0
 """Seconds of samples of all CPUs that the ring has room for."""
@@ -269,7 +274,7 @@ def _samples_only(content: bytes, layout: Struct) -> list[_Sample] | None:
 def copied_samples(content: bytes) -> list[_Sample]:
     """Return the samples in what the ring of copies held."""
     return [
-        (pid, address, cgroup, code if size == CODE_BYTES else code[:size])
+        (pid, address, cgroup, code if size == CODE_BYTES else code[:size] or UNREADABLE)
         for address, cgroup, pid, size, code in COPY.iter_unpack(content)
     ]
 

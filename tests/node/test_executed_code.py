@@ -20,7 +20,10 @@ from minerwatch.errors import SourceUnavailableError
 from minerwatch.node import executed_code
 from minerwatch.node.capabilities import effective_capabilities
 from minerwatch.node.executed_code import (
+    COPY,
+    UNREADABLE,
     CodeSampler,
+    copied_samples,
     copying_sampler,
     online_cpus,
     samples_in,
@@ -136,6 +139,12 @@ ctypes.CFUNCTYPE(None)(at + 4096 - len(loop))()
             ),
             every_s=0.1,
         )
+
+
+def test_code_that_could_not_be_copied_is_not_read_later() -> None:
+    """Something else may be there then: a copy that is no instruction is in its place."""
+    record = COPY.pack(64, 7, 1234, 0, b"what another record left")
+    assert copied_samples(record) == [(1234, 64, 7, UNREADABLE)]
 
 
 @needs_perf

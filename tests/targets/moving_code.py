@@ -1,8 +1,10 @@
-"""Hash code of x86-64 that hides where it is executed: ``moving_code.py moves|covers|segment``.
+"""Hash code of x86-64 that hides where it is executed: ``moving_code.py WAY``.
 
 ``moves``: it goes to another place every few milliseconds. ``covers``: there is a file's page in
 each place that it has left. ``segment``: it lies in a code segment of its own (modify_ldt(2)), and
-at the same number without that segment's base there is a decoy.
+at the same number without that segment's base there is a decoy. ``unreadable``: it lies in memory
+that may be executed and not read (pkeys(7)), for a moment in each of many pages, then there are
+floats.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from collections.abc import Sequence
 from itertools import cycle
 
 MIXING = bytes.fromhex("8d0c37c1c10731cb")  # lea ecx,[rdi+rsi]; rol ecx,7; xor ebx,ecx
+FLOATS = bytes.fromhex("f20f58c1f20f59d0")  # addsd xmm0,xmm1; mulsd xmm2,xmm0
 PAGE = 4096
-EVERYTHING, FIXED, OWN = 7, 16, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+EVERYTHING, EXECUTED, FIXED, OWN = 7, 4, 16, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 BASE, PLACE = 0x10000000, 0x20001000
 
 libc = ctypes.CDLL(None)
@@ -31,9 +34,8 @@ def mapped(at: int | None, flags: int, file: int = -1, rights: int = EVERYTHING)
     return int(found)
 
 
-def loop(times: int) -> bytes:
+def loop(times: int, code: bytes = MIXING * 400) -> bytes:
     """Return a function: mov r8d,times; MIXING…; dec r8d; jnz; ret."""
-    code = MIXING * 400
     back = struct.pack("<i", -len(code) - 9)
     return b"\x41\xb8" + struct.pack("<I", times) + code + b"\x41\xff\xc8\x0f\x85" + back + b"\xc3"
 
@@ -72,9 +74,23 @@ def enter_segment() -> None:
     ctypes.CFUNCTYPE(None, ctypes.c_char_p)(jump)(struct.pack("<IH", PLACE, 7))
 
 
+def exchange() -> None:
+    """Execute it in pages that cannot be read, and put floats there afterwards."""
+    hashes, floats = loop(5000), loop(1, FLOATS * 400)
+    for at in cycle([mapped(None, OWN) for _ in range(100)]):
+        for code in (hashes, floats):
+            libc.mprotect(ctypes.c_void_p(at), PAGE, EVERYTHING)
+            ctypes.memmove(at, code, len(code))
+            libc.mprotect(ctypes.c_void_p(at), PAGE, EXECUTED)
+            if code == hashes:
+                ctypes.CFUNCTYPE(None)(at)()
+
+
 print(flush=True)
 if sys.argv[1] == "segment":
     enter_segment()
+elif sys.argv[1] == "unreadable":
+    exchange()
 elif sys.argv[1] == "covers":
     move([0x300000000000 + PAGE * each for each in range(40)], os.open("/bin/true", os.O_RDONLY))
 else:

@@ -29,7 +29,7 @@ import sys
 import time
 from binascii import a2b_base64
 
-from minerwatch.node.children.disassembler import SKIPPED, Disassembler
+from minerwatch.node.children.disassembler import SKIPPED, Disassembler, end_of_unknown
 from minerwatch.node.children.instruction_classes import (
     BRANCH,
     CIPHER,
@@ -62,6 +62,10 @@ _MAX_THREADS = 1000
 _MAX_PAGES = 64
 """Of one process, kept while a question about it is answered."""
 _MAX_FILE_BYTES = 1 << 20
+MAX_MAPS_CPU_S = 0.1
+"""For the list of 65,000 mappings with ordinary names."""
+MAPS_CPU_S_PER_SAMPLE = 0.01
+"""So that processes with many mappings, and one sample each, do not use up their owner's time."""
 MAX_CACHED = 20_000
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _FAULT_S = 1.5e-6
@@ -75,27 +79,28 @@ _MAX_BRANCH_SHARE = 0.2
 _MAX_MULTIPLY_SHARE = 0.07
 """More is a generator of random numbers (Philox), or RandomX, which its pairs reveal."""
 _JUMPS = frozenset(("jmp", "b"))
-_RESERVED = frozenset(b"\x0d\x18\x19\x1a\x1b\x1c\x1d\x1e")
-"""After 0f, before a register: no-operations of three bytes that only x86-64's decoders know."""
 _LEAST_MIXED = 3
-"""Instructions that mix integers, in a window that converts pairs of them."""
+"""Instructions that mix integers, in a window with pairs."""
+_LEAST_OF_PAIRS = 3
+"""Instructions that compute with pairs of floats, in a window that converts none."""
 
 
 class Window:
     """The instructions from one address on: their number by class.
 
-    ``converts_pairs``: between instructions that mix integers one at a time, not in vectors.
+    ``mixes_pairs``: between instructions that mix integers one at a time, not in vectors, pairs of
+    floats are converted from integers, or computed with.
     """
 
-    __slots__ = ("converts_pairs", "counts", "is_hashing")
+    __slots__ = ("counts", "is_hashing", "mixes_pairs")
 
-    def __init__(self, counts: Sequence[int], *, is_hashing: bool, converts_pairs: bool) -> None:
+    def __init__(self, counts: Sequence[int], *, is_hashing: bool, mixes_pairs: bool) -> None:
         self.counts = counts
         self.is_hashing = is_hashing
-        self.converts_pairs = converts_pairs
+        self.mixes_pairs = mixes_pairs
 
 
-_NO_WINDOW = Window((0,) * CLASSES, is_hashing=False, converts_pairs=False)
+_NO_WINDOW = Window((0,) * CLASSES, is_hashing=False, mixes_pairs=False)
 
 
 class Decoder:
@@ -121,22 +126,24 @@ class Decoder:
 
     def _decoded(self, code: bytes) -> Window:
         counts = [0] * CLASSES
-        mixed = 0
+        mixed = of_pairs = 0
         for mnemonic, operands in self._instructions(code):
             kind = self._class_of(mnemonic, operands)
             counts[kind] += 1
             mixed += kind <= MULTIPLY and not operands.startswith(self._vectors)
+            of_pairs += kind == FLOAT and (mnemonic.endswith("pd") or ".2d" in operands)
         total = sum(counts)
         if total < _LEAST_INSTRUCTIONS:
             return _NO_WINDOW
-        converts_pairs = counts[PAIRS] > 0 and mixed >= _LEAST_MIXED
-        return Window(counts, is_hashing=_is_hashing(counts, total), converts_pairs=converts_pairs)
+        has_pairs = counts[PAIRS] > 0 or of_pairs >= _LEAST_OF_PAIRS
+        mixes_pairs = has_pairs and mixed >= _LEAST_MIXED
+        return Window(counts, is_hashing=_is_hashing(counts, total), mixes_pairs=mixes_pairs)
 
     def _instructions(self, code: bytes) -> Iterator[tuple[str, str]]:
         """Yield instructions in the order of execution, without what anyone may strew in.
 
-        That is jumps to a little further on, over bytes that decode as something else, and what
-        capstone does not know, as reserved no-operations.
+        That is no-operations, jumps to a little further on, over bytes that decode as something
+        else or into the jump itself, and what capstone does not know, as reserved no-operations.
         """
         begins, left = 0, _WINDOW
         while left and begins < len(code):
@@ -146,24 +153,19 @@ class Decoder:
             ):
                 ends = at + size
                 if mnemonic == SKIPPED:
-                    ends = _end_of_unknown(code, at, size)
+                    ends = end_of_unknown(code, at, size)
                     if ends > at + size:
                         break
                     continue
+                if mnemonic == "nop":
+                    continue
                 target = _target(mnemonic, operands)
-                if ends <= target < len(code):
+                if at < target < len(code):
                     ends = target
                     break
                 yield mnemonic, operands
                 left -= 1
             begins = ends
-
-
-def _end_of_unknown(code: bytes, at: int, size: int) -> int:
-    """Return where the next instruction begins."""
-    first, *rest = code[at : at + 3]
-    is_reserved = first == 0x0F and len(rest) == 2 and rest[0] in _RESERVED and rest[1] >= 0xC0
-    return at + max(size, 3 if is_reserved else 0)
 
 
 def _target(mnemonic: str, operands: str) -> int:
@@ -198,7 +200,8 @@ class _Process:
             self._folder = self._living_thread()
         self._code: dict[int, bytes] = {}  # of pages
         self._entries: dict[int, int] = {}
-        self.mappings = Mappings(f"{self._folder}/maps")
+        maps_s = MAPS_CPU_S_PER_SAMPLE * sum(count for _, count, _ in question.spots)
+        self.mappings = Mappings(f"{self._folder}/maps", min(MAX_MAPS_CPU_S, maps_s))
         self._memory = self._pages = -1
         try:
             self._memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
@@ -321,7 +324,7 @@ class Classifier:
             samples += count
             hashing += count * window.is_hashing
             anonymous += count * is_anonymous
-            pairs += count * (is_anonymous and window.converts_pairs)
+            pairs += count * window.mixes_pairs
             page = _page(address, mapping) if mapping and is_mapped else ""
             pages[page] = pages.get(page, 0) + count
             for kind, number in enumerate(window.counts):
@@ -361,8 +364,10 @@ def _is_anonymous(process: _Process, mapping: Mapping | None, address: int, copy
     """Return True if what was executed is in no file, whatever is mapped there now."""
     if mapping is None:
         return process.mappings.are_all_known or process.is_own_page(address)
-    if mapping.is_anonymous or not mapping.file:
-        return mapping.is_anonymous
+    if mapping.is_anonymous:
+        return True
+    if not mapping.file:  # the kernel's, which may be made writable, and written
+        return process.is_own_page(address)
     there = process.code(address, len(copy) or 1)  # to the end of the page at most
     return process.is_own_page(address) or (copy != b"" and not (there and copy.startswith(there)))
 

@@ -36,6 +36,10 @@ class _Instruction(ctypes.Structure):
 
 SKIPPED = ".byte"
 """The name of what is no instruction."""
+_RESERVED = frozenset(b"\x0d\x18\x19\x1a\x1b\x1c\x1d\x1e")
+"""After 0f, before a register: no-operations of three bytes that only x86-64's decoders know."""
+_VECTOR_PREFIXES = {0xC5: 2, 0xC4: 3, 0x62: 4}
+"""First bytes of instructions of x86-64 on vectors (VEX, EVEX), and the bytes before the opcode."""
 
 _Instructions = ctypes.POINTER(_Instruction)
 Instruction = tuple[int, int, str, str]
@@ -88,3 +92,25 @@ def _library() -> ctypes.CDLL:
     if library.cs_version(None, None) >> 8 != _MAJOR:
         raise OSError(f"{path} is not capstone {_MAJOR}")
     return library
+
+
+def end_of_unknown(code: bytes, at: int, size: int) -> int:
+    """Return where the instruction after one begins that capstone does not know, or ``size`` on."""
+    first, second, third = code[at : at + 3].ljust(3, b"\0")
+    if first in _VECTOR_PREFIXES and size == 1:
+        opcode = at + _VECTOR_PREFIXES[first]
+        has_number = first != 0xC5 and second & 7 == 3
+        return opcode + 1 + _operand_bytes(code[opcode + 1 : opcode + 3]) + has_number
+    is_reserved = first == 0x0F and second in _RESERVED and third >= 0xC0
+    return at + max(size, 3 if is_reserved else 0)
+
+
+def _operand_bytes(begin: bytes) -> int:
+    """Return the size of ModR/M, SIB and displacement (Intel SDM volume 2, 2.1.5)."""
+    modes, scaled = begin.ljust(2, b"\0")
+    mode, base = modes >> 6, modes & 7
+    if mode == 3:
+        return 1
+    has_scaled = base == 4
+    base = scaled & 7 if has_scaled else base
+    return 1 + has_scaled + (4 if mode == 2 or (mode == 0 and base == 5) else mode)

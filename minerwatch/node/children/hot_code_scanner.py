@@ -39,7 +39,14 @@ import yara_x
 
 from minerwatch.node.children.machine_code import Decoder, Reference, References, Words, masked
 from minerwatch.node.children.mappings import Mapping, Mappings
-from minerwatch.node.children.scanning import bound_cpu, bound_itself, put, scanners_of
+from minerwatch.node.children.scanning import (
+    ORDINARY,
+    PRESENT,
+    bound_cpu,
+    bound_itself,
+    put,
+    scanners_of,
+)
 from minerwatch.node.children.traced_code import PAGE, TracedCode, joined
 
 MAX_HOT_PAGES = 16
@@ -52,6 +59,8 @@ _TABLE_BYTES = 256
 """Of a table whose address is taken: its length does not show, and what follows is another's."""
 _GAP = bytes(64)
 """Put between parts that are not adjacent: no pattern matches across it."""
+MAX_MAPS_CPU_S = 1.0
+"""For the list of all mappings that a process may have, with ordinary names."""
 _MAX_MOUNTS_BYTES = 1 << 20
 _MAX_NAMES = 64
 
@@ -73,7 +82,7 @@ class Process:
 
     def __init__(self, proc: str, task_path: str, pid: int, start_ticks: int) -> None:
         self._folder = f"{proc}/{task_path}"
-        self._mappings = Mappings(f"{self._folder}/maps")
+        self._mappings = Mappings(f"{self._folder}/maps", MAX_MAPS_CPU_S)
         self._memory = self._pages = -1
         try:
             self._memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
@@ -88,10 +97,10 @@ class Process:
     def mapping(self, address: int) -> Mapping | None:
         """Return the executable or read-only mapping of an address."""
         found = self._mappings.of(address)
-        if found is None or found.is_of_device:
-            return None  # reading a device's memory could set off what the device does
-        is_read_only = found.is_readable and not found.is_writable
-        return found if found.is_executable or is_read_only else None
+        is_code_or_table = found is not None and (
+            found.is_executable or (found.is_readable and not found.is_writable)
+        )
+        return found if is_code_or_table else None
 
     def mount_table(self) -> bytes:
         """Return the mounts that it sees (proc_pid_mountinfo(5))."""
@@ -108,11 +117,16 @@ class Process:
         first, last = start // PAGE, (start + size - 1) // PAGE
         with suppress(OSError, OverflowError):
             entries = os.pread(self._pages, 8 * (last - first + 1), 8 * first)
-            present = re.match(rb"(?s)(?:.{7}[\x80-\xff])*", entries)
+            readable = ORDINARY if self._may_be_device(range(first, last + 1)) else PRESENT
+            present = re.match(b"(?s)(?:.{7}[" + readable + b"])*", entries)
             end = (first + (present.end() // 8 if present else 0)) * PAGE
             if end > start:
                 return os.pread(self._memory, min(size, end - start), start)
         return b""
+
+    def _may_be_device(self, pages: range) -> bool:
+        found = (self._mappings.of(page * PAGE) for page in pages)
+        return any(each is not None and each.may_be_device for each in found)
 
     def close(self) -> None:
         """Close its memory."""

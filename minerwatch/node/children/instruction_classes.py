@@ -17,7 +17,7 @@ _X86_NAMES = {
     **dict.fromkeys(("xor", "pxor", "vpxor", "vpxord", "vpxorq"), XOR),
     **dict.fromkeys(("xorps", "xorpd", "vxorps", "vxorpd"), XOR),
     **dict.fromkeys(("ldmxcsr", "vldmxcsr", "fldcw"), ROUNDING),
-    **dict.fromkeys(("cvtdq2pd", "vcvtdq2pd"), PAIRS),
+    **dict.fromkeys(("cvtdq2pd", "vcvtdq2pd", "cvtpi2pd"), PAIRS),
     **dict.fromkeys(("rol", "ror", "rorx", "rcl", "rcr", "shld", "shrd"), ROTATE),
     **dict.fromkeys(("mul", "imul", "mulx"), MULTIPLY),
 }

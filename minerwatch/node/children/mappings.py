@@ -17,11 +17,9 @@ from bisect import bisect_right
 from struct import Struct
 
 PAGE_BITS = 12
-MAX_CPU_S = 0.1
-"""For some 30,000 mappings or more."""
 CHUNK_BYTES = 64 << 10
 """Of the list, read between two looks at the clock."""
-_MAX_LIST_BYTES = 16 << 20
+_MAX_LIST_BYTES = 64 << 20
 _MAX_KNOWN = 4096
 _PAGES = 1 << 64 - PAGE_BITS
 
@@ -42,12 +40,12 @@ class Mapping:
 
     ``file``: device and inode; empty: no file backs it. ``is_in_memory``: its file lies on no
     disk, or has no name any more. ``is_anonymous``: no file on a disk holds what it holds, and it
-    is not the kernel's.
+    is not the kernel's. ``may_be_device``: to read it could set off what a device does.
     """
 
     __slots__ = (
         *("end", "file", "is_anonymous", "is_executable", "is_in_memory", "is_readable"),
-        *("is_writable", "name", "offset", "start"),
+        *("is_writable", "may_be_device", "name", "offset", "start"),
     )
 
     def __init__(
@@ -58,14 +56,16 @@ class Mapping:
         self.is_readable = permissions[:1] == b"r"
         self.is_writable = permissions[1:2] == b"w"
         self.is_executable = permissions[2:3] == b"x"
+        is_shared = permissions[3:4] == b"s"
+        self.may_be_device = is_shared or name.startswith(_OF_DEVICES)
         self.is_in_memory = name.startswith(_IN_MEMORY) or name.endswith(b" (deleted)")
         self.is_anonymous = not name.startswith(_OF_THE_KERNEL) and (
-            not file or self.is_in_memory or (self.is_writable and permissions.endswith(b"s"))
+            not file or self.is_in_memory or (self.is_writable and is_shared)
         )
 
     @property
     def is_of_device(self) -> bool:
-        """True if to read it could set off what a device does."""
+        """True if its name is that of a device."""
         return self.name.startswith(_OF_DEVICES) and not self.name.startswith(_IN_MEMORY)
 
     @property
@@ -81,8 +81,9 @@ class Mappings:
     ``are_all_known``: False if there are more than were read.
     """
 
-    def __init__(self, path: str) -> None:
-        """``path``: of its list."""
+    def __init__(self, path: str, cpu_s: float) -> None:
+        """``path``: of its list; ``cpu_s``: the CPU time for reading that."""
+        self._cpu_s = cpu_s
         self.are_all_known = True
         self._file = open(path, "rb")  # noqa: PTH123, SIM115 - pathlib is slow to import
         self._name = ctypes.create_string_buffer(_NAME_BYTES)
@@ -147,7 +148,7 @@ class Mappings:
         return self._lines
 
     def _read(self) -> list[bytes]:
-        until_s = time.process_time() + MAX_CPU_S
+        until_s = time.process_time() + self._cpu_s
         lines: list[bytes] = []
         size = 0
         while more := self._file.readlines(CHUNK_BYTES):

@@ -43,7 +43,14 @@ from typing import Any
 
 import yara_x
 
-from minerwatch.node.children.scanning import bound_cpu, bound_itself, put, scanners_of
+from minerwatch.node.children.scanning import (
+    ORDINARY,
+    PRESENT,
+    bound_cpu,
+    bound_itself,
+    put,
+    scanners_of,
+)
 
 _MIB = 1 << 20
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -74,12 +81,8 @@ MAPS_LINE = re.compile(
     rb" (\d{1,20}) *([^\n]*)"
 )
 """Addresses, rights, device (12 bits and 20, include/linux/kdev_t.h), inode, name."""
-_PRESENT = re.compile(rb"[\x80-\xff]+")
-_PRESENT_ORDINARY = re.compile(rb"[\xa0-\xbf\xe0-\xff]+")
-"""By the top byte of a page map entry: bit 63 says present, 61 that it is a file's or shared.
-
-A page of a device's own memory has no 61: reading that could set off what the device does.
-"""
+_PRESENT = re.compile(b"[" + PRESENT + b"]+")
+_PRESENT_ORDINARY = re.compile(b"[" + ORDINARY + b"]+")
 _DATA = re.compile(rb"^(?:RssAnon|RssShmem|HugetlbPages):[ \t]*(\d{1,18}) kB", re.MULTILINE)
 _OF_THE_KERNEL = (b"[vvar", b"[vdso", b"[vsyscall")
 _DATA_NAMES = (b"[stack]", b"[heap]")

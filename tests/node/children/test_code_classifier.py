@@ -67,6 +67,7 @@ from tests.waiting import until
         ("vfmadd231pd", "ymm0, ymm1, ymm2", FLOAT),
         ("cvtsi2sd", "xmm0, rax", FLOAT),
         ("cvtdq2pd", "xmm0, qword ptr [rsi]", PAIRS),
+        ("cvtpi2pd", "xmm0, qword ptr [rsi]", PAIRS),
         ("fmul", "st(1)", FLOAT),
         ("sqrtpd", "xmm0, xmm1", FLOAT),
         ("ldmxcsr", "dword ptr [rsp]", ROUNDING),
@@ -159,12 +160,32 @@ PAIRS_BETWEEN_VECTORS = bytes.fromhex("660fefc1660f72f205660fefd1660feff3f30fe60
 
 
 def test_pairs_are_converted_between_integers_that_are_mixed_one_at_a_time() -> None:
-    assert x86_window(PAIRS_BETWEEN_INTEGERS).converts_pairs
+    assert x86_window(PAIRS_BETWEEN_INTEGERS).mixes_pairs
     vectors = x86_window(PAIRS_BETWEEN_VECTORS)
     assert vectors.counts[PAIRS] >= 2
     assert vectors.counts[XOR] >= 6
-    assert not vectors.converts_pairs
-    assert not x86_window(SALSA_QUARTER).converts_pairs
+    assert not vectors.mixes_pairs
+    assert not x86_window(SALSA_QUARTER).mixes_pairs
+
+
+@pytest.mark.parametrize(
+    ("floats", "expected"),
+    [
+        pytest.param("660f58c1660f59d0660f5cc3", True, id="of pairs: addpd, mulpd, subpd"),
+        pytest.param("660f58c1660f59d0", False, id="two"),
+        pytest.param(
+            "f20f58c1f20f59d0f20f5cc3", False, id="of single numbers: addsd, mulsd, subsd"
+        ),
+    ],
+)
+def test_pairs_are_computed_with_between_integers_that_are_mixed(
+    floats: str, expected: bool
+) -> None:
+    """Two numbers, converted one at a time, are a pair in what follows."""
+    integers = "48c1c0074831d8480fafc3" + "4801d0" * 8
+    assert x86_window(bytes.fromhex(integers + floats + "90" * 80)).mixes_pairs is expected
+    plain = "4801d8" * 6
+    assert not x86_window(bytes.fromhex(plain + floats + "90" * 80)).mixes_pairs
 
 
 ARM = json.loads((Path(__file__).parents[2] / "fixtures" / "code" / "aarch64.json").read_text())
@@ -190,7 +211,7 @@ def test_functions_compiled_for_arm64(
     windows = arm_windows(bytes.fromhex(ARM[level][function]))
     share = sum(each.is_hashing for each in windows) / len(windows)
     assert hashing[0] <= share <= hashing[1]
-    assert function == "mixture" or not any(each.converts_pairs for each in windows)
+    assert function == "mixture" or not any(each.mixes_pairs for each in windows)
 
 
 @pytest.mark.parametrize("level", ["-O2", "-O3"])
@@ -200,7 +221,7 @@ def test_a_mixture_as_randomx_has_it_compiled_for_arm64(level: str) -> None:
     of = [sum(each.counts[kind] for each in windows) / total for kind in range(len(CLASSES))]
     assert of[XOR] + of[ROTATE] + of[MULTIPLY] >= 0.2
     assert of[PAIRS] >= 0.01
-    assert sum(each.converts_pairs for each in windows) / len(windows) >= 0.2
+    assert sum(each.mixes_pairs for each in windows) / len(windows) >= 0.2
     assert 0.01 <= of[FLOAT] + of[PAIRS] <= 0.3
 
 
@@ -383,6 +404,10 @@ def test_code_without_enough_instructions_is_hidden(anonymous_code: int) -> None
         pytest.param("0f1ee8", id="one whose last byte begins a call"),
         pytest.param("eb0248b8", id="a jump over the begin of a long instruction"),
         pytest.param("eb0b" + "06" * 11, id="a jump over no instructions"),
+        pytest.param("ebffc0", id="a jump into itself"),
+        pytest.param("90" * 16, id="no-operations"),
+        pytest.param("c4e27950c1", id="an instruction on vectors that capstone does not know"),
+        pytest.param("62f574485848c1", id="one of vectors of 512 bits"),
     ],
 )
 def test_what_is_strewn_in_hides_no_conversion_of_pairs(strewn: str) -> None:
@@ -394,7 +419,7 @@ def test_what_is_strewn_in_hides_no_conversion_of_pairs(strewn: str) -> None:
     hidden = decoder.window(bytes.fromhex((mixing + strewn + conversion + mixing) * 4)[:128])
     assert plain is not None
     assert hidden is not None
-    assert hidden.converts_pairs is plain.converts_pairs is True
+    assert hidden.mixes_pairs is plain.mixes_pairs is True
     assert sum(hidden.counts) >= 12
 
 
@@ -418,11 +443,58 @@ def test_a_page_of_a_file_that_was_written_is_in_no_file(tmp_path: Path) -> None
         _kept.append(memory)
 
 
-def test_code_behind_more_mappings_than_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_count_wherever_their_code_lies(tmp_path: Path) -> None:
+    """One mapping of a file may be executed while it is written by another way."""
+    (tmp_path / "file").write_bytes(PAIRS_BETWEEN_INTEGERS * 50)
+    with (tmp_path / "file").open("rb") as file:
+        memory = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=7)
+    assert memory[0] > 0  # the page is present
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    _kept.append(memory)
+    copy = bytes(memory[:128])
+    found = answer(os.getpid(), own_start_ticks(), [(address, 3, copy)])
+    assert (found["pairs"], found["anonymous"]) == (3, 0)
+
+
+WRITES_VDSO = """
+import ctypes, sys, time
+line = next(each for each in open("/proc/self/maps") if "[vdso]" in each)
+start, end = (int(each, 16) for each in line.split()[0].split("-"))
+if ctypes.CDLL(None).mprotect(ctypes.c_void_p(start), end - start, 7):
+    sys.exit("refused")
+time.time()  # its first page is present
+code = bytes.fromhex(sys.argv[1])
+ctypes.memmove(end - len(code), code, len(code))
+print(start + 64, end - len(code), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_code_that_was_written_over_the_kernels_is_in_no_file() -> None:
+    command = [sys.executable, "-c", WRITES_VDSO, SALSA_QUARTER.hex()]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        addresses = [int(each) for each in writer.stdout.readline().split()]
+        if not addresses:
+            pytest.skip("run it on a kernel that lets the vdso be written")
+        stat = ProcessFiles("/proc", {}).stat(writer.pid)
+        assert stat is not None
+        anonymous = [
+            answer(writer.pid, stat[0].id.start_ticks, [(address, 3, b"")])["anonymous"]
+            for address in addresses
+        ]
+        writer.kill()
+    assert anonymous == [0, 3]
+
+
+@pytest.mark.parametrize("bound", ["MAX_MAPS_CPU_S", "MAPS_CPU_S_PER_SAMPLE"])
+def test_code_behind_more_mappings_than_are_read(
+    bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A thousand mappings of a file with a long name came before all code, and hid it."""
     monkeypatch.setattr(mappings, "PROCMAP_QUERY", 0)  # as before Linux 6.11
-    monkeypatch.setattr(mappings, "MAX_CPU_S", -1.0)
     monkeypatch.setattr(mappings, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(classifier, bound, -1.0)
     memory = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=7)
     memory.write(SALSA_QUARTER * 8)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))

@@ -234,6 +234,84 @@ def test_pages_that_are_not_present_are_not_fetched(
     assert MARK in look.at(code).text()
 
 
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_program_in_the_folder_of_devices_is_read(
+    is_written: bool, memory: Memory, look: Look
+) -> None:
+    """In a container that is memory like /tmp: a miner started from there had no name."""
+    path = Path(f"/dev/minerwatch-test-{os.getpid()}")
+    try:
+        path.write_bytes((SALSA * 20 + LOADS_MARK).ljust(PAGE, b"\x90"))
+    except PermissionError:
+        pytest.skip("run it as root")
+    try:
+        with path.open("rb") as file:
+            code = memory.map(b"", READ | WRITE | EXECUTE, pages=1, fd=file.fileno())
+    finally:
+        path.unlink()
+    if is_written:
+        ctypes.memmove(code, SALSA, 1)
+    assert MARK in look.at(code).text()
+
+
+@pytest.mark.parametrize(
+    ("rights", "name", "entry", "is_read"),
+    [
+        ("r-xp", "/usr/bin/a", 0x80, True),
+        ("r-xp", "/usr/bin/a", 0xA0, True),
+        ("r-xp", "/usr/bin/a", 0x00, False),
+        ("r-xp", "/dev/card", 0xA0, True),
+        ("r-xp", "/dev/card", 0x80, False),
+        ("r-xs", "/devices/card", 0xA0, True),
+        ("r-xs", "/devices/card", 0x80, False),
+        ("r-xp", "anon_inode:card", 0x80, False),
+    ],
+)
+def test_memory_of_a_device_is_not_read(
+    rights: str, name: str, entry: int, is_read: bool, tmp_path: Path
+) -> None:
+    folder = tmp_path / "7"
+    folder.mkdir()
+    (folder / "stat").write_text("7 (a) R " + " ".join(["1"] * 40))
+    before, after = (f"{at:x}000-{at + 1:x}000 r-xp 0 00:00 0\n" for at in (1, 3))
+    (folder / "maps").write_text(f"{before}2000-3000 {rights} 0 00:05 6 {name}\n{after}")
+    (folder / "mem").write_bytes(bytes(range(256)) * 64)
+    (folder / "pagemap").write_bytes(
+        b"".join(bytes(7) + bytes([each]) for each in (0, 0x81, entry, 0x81))
+    )
+    process = Process(str(tmp_path), "7", 7, 1)
+    assert len(process.content(0x2000, PAGE)) == PAGE * is_read
+    assert len(process.content(0x1000, PAGE)) == len(process.content(0x3000, PAGE)) == PAGE
+    assert len(process.content(0x1800, 2 * PAGE)) == (2 * PAGE if is_read else PAGE // 2)
+    process.close()
+
+
+def test_many_mappings_with_long_names_come_before_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six thousand of them filled what was read of the mappings, and the code had no name."""
+    folder = tmp_path / "7"
+    folder.mkdir()
+    (folder / "stat").write_text("7 (a) R " + " ".join(["1"] * 40))
+    names = ["/" + "a" * 3600] * 6000 + ["/" + "b" * 3600]
+    lines = [
+        f"{at:x}000-{at:x}800 r-xp 0 00:05 6 {name}\n" for at, name in enumerate(names, 0x10000)
+    ]
+    (folder / "maps").write_text("".join([*lines, "7f0000000000-7f0000001000 r-xp 0 00:00 0\n"]))
+    (folder / "mem").touch()
+    (folder / "pagemap").touch()
+    monkeypatch.setattr(scanner, "MAX_MAPS_CPU_S", 60.0)
+    process = Process(str(tmp_path), "7", 7, 1)
+    found = [process.mapping(at) for at in (0x10000000, 0x10000000 + (6000 << 12), 0x7F0000000010)]
+    process.close()
+    assert [each and each.name.decode() for each in found] == [names[0], names[-1], ""]
+    monkeypatch.setattr(scanner, "MAX_MAPS_CPU_S", -1.0)
+    bounded = Process(str(tmp_path), "7", 7, 1)
+    assert bounded.mapping(0x10000000) is not None
+    assert bounded.mapping(0x7F0000000010) is None
+    bounded.close()
+
+
 # Fingerprints.
 
 

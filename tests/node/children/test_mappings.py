@@ -104,7 +104,7 @@ def test_this_process(asks_kernel: bool, unlinked: int, monkeypatch: pytest.Monk
     if not asks_kernel:
         monkeypatch.setattr(mappings, "PROCMAP_QUERY", 0)  # as before Linux 6.11
     lines = Path("/proc/self/maps").read_bytes().splitlines(keepends=True)
-    found = Mappings("/proc/self/maps")
+    found = Mappings("/proc/self/maps", 1.0)
     assert found.exist()
     assert found.are_all_known
     for line in lines[:-1]:  # the last is [vsyscall], which is no mapping of the process
@@ -121,7 +121,7 @@ def test_this_process(asks_kernel: bool, unlinked: int, monkeypatch: pytest.Monk
 
 def test_a_process_that_has_exited_has_none() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        found = Mappings(f"/proc/{process.pid}/maps")
+        found = Mappings(f"/proc/{process.pid}/maps", 1.0)
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert not found.exist()
@@ -131,9 +131,8 @@ def test_a_process_that_has_exited_has_none() -> None:
 
 def test_mappings_beyond_those_that_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mappings, "PROCMAP_QUERY", 0)
-    monkeypatch.setattr(mappings, "MAX_CPU_S", -1.0)
     monkeypatch.setattr(mappings, "CHUNK_BYTES", 1)
-    found = Mappings("/proc/self/maps")
+    found = Mappings("/proc/self/maps", -1.0)
     assert found.exist()
     assert not found.are_all_known
     found.close()
