@@ -119,7 +119,7 @@ def marks(
     needs_root = "root" in own or not _ROOT_FIXTURES.isdisjoint(fixtures)
     starts_programs = (
         test.startswith(_START_PROGRAMS)
-        or not _PROGRAM_NAMES.isdisjoint(names)
+        or any(name in names for name in _PROGRAM_NAMES)  # the names are hundreds
         or not _PROGRAM_FIXTURES.isdisjoint(fixtures)
     )
     if counts_machine:
