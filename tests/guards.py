@@ -35,7 +35,7 @@ _TEST_OF_A_RULE = re.compile(r" *- \{")
 _REPHRASE = "the word {!r}: name the role (operator, tenant, process), or rephrase"
 _OPENINGS = re.compile(r"(What|Whether|Who|Of|How|When|Where|Those|At|In|From|By)\b")
 _OPENINGS_OF_FUNCTIONS = re.compile(r"(?:The|An?|All|Why|One|Each|Every|Field)\b|``")
-_PLACE = re.compile(r"_?places?")
+_PLACE = re.compile(r"\b_?places?\b")
 _PATCHING = frozenset(("setattr", "getattr", "delattr", "hasattr"))
 _PUBLIC = frozenset(("_replace", "_asdict", "_fields", "_make", "_exit"))
 """Of named tuples and of ``os``: public in spite of their names."""
@@ -124,9 +124,9 @@ def _is_property(function: _Function) -> bool:
 
 def place_violations(source: str) -> Iterator[Violation]:
     """Names of an index, a path or a slot: a place is where a process runs, and nothing else."""
-    if re.search(r"\bPlace\b", source):
+    if re.search(r"\bPlace\b", source) or not _PLACE.search(source):  # few have the word
         return
-    for node in ast.walk(ast.parse(source)):
+    for node in _nodes(source):
         named = (getattr(node, each, None) for each in ("id", "attr", "name"))
         argument = node.arg if isinstance(node, ast.arg) else None
         for name in (*named, argument):
@@ -186,8 +186,7 @@ def _patched_names(call: ast.Call) -> Iterator[str]:
 def skip_violations(source: str) -> Iterator[Violation]:
     """Skipped tests whose reason does not say what would run them."""
     for node in _nodes(source):
-        name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-        if isinstance(node, ast.Call) and name in _SKIPS:
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in _SKIPS:
             reason = [each.value for each in node.keywords if each.arg == "reason"] or node.args[:1]
             if not _REMEDY.search(ast.unparse(reason[0]) if reason else ""):
                 yield Violation(node.lineno, "reason of a skip: say what would run the test")

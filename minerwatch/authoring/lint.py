@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
+from pathlib import Path
 
 from minerwatch.authoring import lint_book, lint_conditions, lint_rules
 from minerwatch.authoring.diagnostic import Diagnostic, Problems, Severity, warning
@@ -40,25 +41,29 @@ _RULE_CHECKS: tuple[Callable[[Rule, Document], Problems], ...] = (
 
 
 def lint(
-    book: RuleBook, ordinary: Sequence[Recording] = (), today: date | None = None
+    book: RuleBook,
+    ordinary: Sequence[Recording] = (),
+    today: date | None = None,
+    is_selected: Callable[[Path], bool] = lambda _: True,
 ) -> tuple[Diagnostic, ...]:
-    """Return errors and warnings on the files of the book, by path and line.
+    """Return errors and warnings on the selected files of the book, by path and line.
 
     Rules must not match the programs ``ordinary``. Dates after ``today`` are warned of.
     """
     found = [
         Diagnostic(error.path, error.line, Severity.ERROR, error.reason) for error in book.errors
     ]
-    items: tuple[Rule | Filter, ...] = (*book.rules, *book.filters)
+    rules = [rule for rule in book.rules if is_selected(rule.path)]
+    items: tuple[Rule | Filter, ...] = (*rules, *book.filters)
     for item in items:
         found += _file_diagnostics(item, book, today)
     found += lint_book.similar_rules(book.rules)
-    found += lint_book.broad_rules(book.rules, ordinary)
+    found += lint_book.broad_rules(rules, ordinary)
     found += lint_book.replaced_rules(book)
     found += lint_book.copied_exclusions(book)
     found += lint_book.list_diagnostics(book)
-    found.sort(key=lambda each: (str(each.path), each.line, each.text))
-    return tuple(dict.fromkeys(found))
+    found = [each for each in dict.fromkeys(found) if is_selected(each.path)]
+    return tuple(sorted(found, key=lambda each: (str(each.path), each.line, each.text)))
 
 
 def _file_diagnostics(

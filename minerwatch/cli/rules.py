@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -254,18 +255,14 @@ def lint(
     Exit status: 0 no errors, 1 errors (with --strict also warnings), 2 wrong usage.
     """
     book = _load(paths, rule_folders, config_path)
+    is_selected = partial(_is_selected, paths=paths)
+    ordinary, today = recordings.read_recordings(_ORDINARY), datetime.now(UTC).date()
     yara_errors = (
         Diagnostic(error.path, error.line, Severity.ERROR, error.reason)
         for error in compile_errors(book.content)
+        if is_selected(error.path)
     )
-    found = [
-        each
-        for each in (
-            *lint_book(book, recordings.read_recordings(_ORDINARY), datetime.now(UTC).date()),
-            *yara_errors,
-        )
-        if _is_selected(each.path, paths)
-    ]
+    found = [*lint_book(book, ordinary, today, is_selected), *yara_errors]
     if output == "json":
         _print_json([{**asdict(each), "path": str(each.path)} for each in found])
     else:

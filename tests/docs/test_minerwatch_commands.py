@@ -65,6 +65,7 @@ def folder(tmp_path: Path) -> Path:
     shutil.copy(rules / "stratum_login.yml", tmp_path / "RULE.yml")
     shutil.copy(next((FOLDER / "rules" / "filters").glob("*.yml")), tmp_path / "filter.yml")
     (tmp_path / "FILE").write_text("interval: 10s\n")
+    (tmp_path / "few.yml").write_text(f"built_in_rules: false\nrules: [{rules}]\n")
     JournalFiles(rules).append(verdict(time.time()))
     (tmp_path / "facts.jsonl").write_text('{"id": "a", "seconds": 60, "facts": {"Comm": "a"}}\n')
     return tmp_path
@@ -75,11 +76,18 @@ def folder(tmp_path: Path) -> Path:
 def test_it_runs(
     words: tuple[str, ...], agent: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Run minerwatch's own in this process: half of the time of a short one goes into imports."""
+    """Run minerwatch's own in this process: half of the time of a short one goes into imports.
+
+    With two rules: tests/cli/test_rules.py has the commands with those shipped.
+    """
     program, *words_behind = words
     monkeypatch.chdir(folder)
     if program == "minerwatch":
-        environment = {"MINERWATCH_SOCKET": str(agent), "XDG_RUNTIME_DIR": str(folder)}
+        environment = {
+            "MINERWATCH_SOCKET": str(agent),
+            "MINERWATCH_CONFIG": str(folder / "few.yml"),
+            "XDG_RUNTIME_DIR": str(folder),
+        }
         done = CliRunner().invoke(cli, words_behind, env=environment, prog_name=program)
         assert done.exit_code == 0, (words_behind, done.output[-1500:], done.exc_info)
         assert done.output

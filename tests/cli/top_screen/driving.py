@@ -61,7 +61,10 @@ TALKING = structs.replace(
         MINER.processes[2],
     ),
 )
-_ROUNDS = 12
+ROUNDS = 12
+"""Polls of two minutes: as long a past as a picture shows."""
+_FEW = 3
+"""Polls of other screens: each is drawn as it comes."""
 
 
 def nobody(_node: str, _path: str, _order: bytes) -> bytes:
@@ -109,12 +112,12 @@ class Recorded:
 
 
 def moving(
-    statuses: Sequence[ContainerStatus], now: datetime = NOW, **changes: Any
+    statuses: Sequence[ContainerStatus], now: datetime = NOW, rounds: int = ROUNDS, **changes: Any
 ) -> tuple[Poll, ...]:
-    """Two minutes in which some burn more and more; the last is as ``statuses`` say."""
+    """Return polls in which some use more and more CPU; the last is as ``statuses`` say."""
     polls = []
-    for step in range(_ROUNDS):
-        left = _ROUNDS - 1 - step
+    for step in range(ROUNDS - rounds, ROUNDS):
+        left = ROUNDS - 1 - step
         share = {0: 1.0, 1: 0.97, 2: 1.0}.get(left % 3, 1.0) if left < 7 else 0.1 * step
         at = now - timedelta(seconds=10 * left)
         every = tuple(
@@ -125,18 +128,22 @@ def moving(
     return tuple(polls)
 
 
-def node(statuses: Sequence[ContainerStatus] = (TALKING, *NODE[1:])) -> Recorded:
+def node(
+    statuses: Sequence[ContainerStatus] = (TALKING, *NODE[1:]), rounds: int = _FEW
+) -> Recorded:
     """One node, with an agent that says what it is."""
-    return Recorded(moving(statuses, agents=(AGENT,)))
+    return Recorded(moving(statuses, rounds=rounds, agents=(AGENT,)))
 
 
-def cluster(**changes: Any) -> Recorded:
+def cluster(rounds: int = _FEW, **changes: Any) -> Recorded:
     """The recorded cluster: of its three nodes one does not answer."""
     answers = [(CLUSTER / f"node-{number}.json").read_bytes() for number in (1, 2)]
     statuses = tuple(status for answer in answers for status in decode(answer))
     agents = tuple(structs.replace(AGENT, node=f"node-{number}") for number in (1, 2))
     coverage = Coverage("lab", "", 2, (CRASHING,), "", agents)
-    recorded = Recorded(moving(statuses, coverage=coverage, agents=agents, **changes))
+    recorded = Recorded(
+        moving(statuses, rounds=rounds, coverage=coverage, agents=agents, **changes)
+    )
     recorded.step_s, recorded.refresh_s = 30.0, 30.0
     return recorded
 

@@ -30,6 +30,7 @@ from minerwatch.view.screen.poll import Poll
 from tests.cli.top_screen.driving import (
     AGENT,
     ASCII,
+    ROUNDS,
     TALKING,
     Driven,
     Recorded,
@@ -52,14 +53,14 @@ def keys(*pressed: str) -> Scenario:
 
 
 STATES: dict[str, tuple[Recorded, tuple[int, int], tuple[str, ...], dict[str, Any]]] = {
-    "node-80": (node(), (80, 24), (), {}),
-    "cluster-120": (cluster(), (120, 40), ("down",), {}),
-    "cluster-200": (cluster(), (200, 60), ("down", "down"), {}),
-    "cluster-by-owner": (cluster(), (120, 30), ("t",), {}),
-    "processes-120": (node(), (120, 30), ("p",), {}),
-    "nodes-120": (cluster(), (120, 30), ("n",), {}),
-    "container-120": (node(), (120, 60), ("enter",), {}),
-    "ascii-80": (node(), (80, 24), (), {"terminal": ASCII}),
+    "node-80": (node(rounds=ROUNDS), (80, 24), (), {}),
+    "cluster-120": (cluster(ROUNDS), (120, 40), ("down",), {}),
+    "cluster-200": (cluster(ROUNDS), (200, 60), ("down", "down"), {}),
+    "cluster-by-owner": (cluster(ROUNDS), (120, 30), ("t",), {}),
+    "processes-120": (node(rounds=ROUNDS), (120, 30), ("p",), {}),
+    "nodes-120": (cluster(ROUNDS), (120, 30), ("n",), {}),
+    "container-120": (node(rounds=ROUNDS), (120, 60), ("enter",), {}),
+    "ascii-80": (node(rounds=ROUNDS), (80, 24), (), {"terminal": ASCII}),
 }  # fmt: skip
 
 
