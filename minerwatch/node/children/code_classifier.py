@@ -153,8 +153,7 @@ class Decoder:
                     if ends > at + size:
                         break
                     continue
-                target = _target(mnemonic, operands)
-                if ends <= target < len(code):
+                if mnemonic in _JUMPS and ends <= (target := _target(operands)) < len(code):
                     ends = target
                     break
                 yield mnemonic, operands
@@ -169,10 +168,10 @@ def _end_of_unknown(code: bytes, at: int, size: int) -> int:
     return at + max(size, 3 if is_reserved else 0)
 
 
-def _target(mnemonic: str, operands: str) -> int:
-    """Return where a jump leads without any condition; -1 if it is none, or not to a number."""
+def _target(operands: str) -> int:
+    """Return where a jump leads; -1 if not to a number."""
     number = operands.removeprefix("#")
-    return int(number, 16) if mnemonic in _JUMPS and number.startswith("0x") else -1
+    return int(number, 16) if number.startswith("0x") else -1
 
 
 def _is_hashing(counts: list[int], total: int) -> bool:
@@ -205,7 +204,7 @@ class _Mapping:
         addresses, self.permissions, offset, device, inode, *name = line.split(None, 5)
         start, _, end = addresses.partition(b"-")
         self.start, self.end, self.offset = int(start, 16), int(end, 16), int(offset, 16)
-        self.file = device + b":" + inode if inode != b"0" else b""
+        self.file = f"{device.decode()}:{inode.decode()}" if inode != b"0" else ""
         self.name = name[0] if name else b""
         self.is_anonymous = not self.name.startswith(_OF_THE_KERNEL) and (
             not self.file
@@ -221,7 +220,7 @@ class _Mapping:
     @property
     def is_of_disk(self) -> bool:
         is_on_disk = self.name.startswith(b"/") and not self.name.startswith(_NOT_ON_DISK)
-        return is_on_disk and self.file != b"" and self.permissions.startswith(b"r")
+        return is_on_disk and self.file != "" and self.permissions.startswith(b"r")
 
 
 class Mappings:
@@ -444,7 +443,7 @@ def _page(address: int, mapping: _Mapping) -> str:
     if not mapping.file:
         return f"{address >> _PAGE_BITS:x}"
     file_offset = address - mapping.start + mapping.offset
-    return f"{mapping.file.decode(errors='replace')}:{file_offset >> _PAGE_BITS:x}"
+    return f"{mapping.file}:{file_offset >> _PAGE_BITS:x}"
 
 
 class Question:
