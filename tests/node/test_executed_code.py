@@ -17,10 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.errors import SourceUnavailableError
+from minerwatch.model import PlainSample
 from minerwatch.node import executed_code
 from minerwatch.node.capabilities import effective_capabilities
 from minerwatch.node.executed_code import (
+    COPY,
     CodeSampler,
+    Copies,
     copying_sampler,
     online_cpus,
     samples_in,
@@ -114,6 +117,25 @@ while True:
 
         until(is_enough, every_s=0.1)
         assert sampled_s >= 0.3 * (cpu_s(evading.pid) - before_s)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            *(st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)),
+            st.binary(max_size=128),
+        ),
+        max_size=5,
+    )
+)
+def test_copies_are_samples_and_know_their_processes(samples: list[PlainSample]) -> None:
+    content = b"".join(
+        COPY.pack(address, cgroup, pid, len(code), code) for pid, address, cgroup, code in samples
+    )
+    copies = Copies(content)
+    assert list(copies) == samples
+    assert copies.pids == [pid for pid, *_ in samples]
+    assert len(copies) == len(samples)
 
 
 @needs_perf
