@@ -34,6 +34,7 @@ from minerwatch.node.executed_code import (
     COPY,
     DEFAULT_HZ,
     CodeSampler,
+    Copies,
     CopyingEvent,
     Ring,
     copying_sampler,
@@ -88,10 +89,12 @@ class ManyRings(CodeSampler):
         self._own += [(at, code) for pid, at, _, code in samples if pid == self._busy]
         del self._own[:-_KEPT]
         self.count += len(samples)
-        known = [
-            (random.choice(self._pids), at, 0, code)
-            for at, code in random.choices(self._own, k=len(samples) if self._own else 0)
-        ]
+        drawn = random.choices(self._own, k=len(samples) if self._own else 0)
+        known = Copies(
+            b"".join(
+                COPY.pack(at, 0, random.choice(self._pids), len(code), code) for at, code in drawn
+            )
+        )
         self.reading_s += read_s - began_s
         self.benchmark_s += time.thread_time() - read_s
         return CodeSamples(period_s, known)

@@ -147,12 +147,15 @@ class CodeSample(NamedTuple):
     code: bytes = b""
 
 
+PlainSample = tuple[int, int, int, bytes]
+"""The fields of a CodeSample, without its class, because there are thousands."""
+
+
 class CodeSamples(NamedTuple):
     """The samples since the last read. Each stands for ``period_s`` of CPU time."""
 
     period_s: float
-    samples: Sequence[tuple[int, int, int, bytes]]
-    """Fields of a CodeSample each; plain tuples, because there are thousands."""
+    samples: Sequence[PlainSample]
 
 
 @dataclass(frozen=True, slots=True)

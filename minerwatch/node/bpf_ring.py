@@ -36,6 +36,7 @@ class BpfRing:
         self._object = self._library.bpf_object__open_file(os.fsencode(path), None)
         if not self._object:
             raise SourceUnavailableError(f"{path.name}: {os.strerror(ctypes.get_errno())}")
+        self._lost = 0
         self._memories: list[mmap.mmap] = []
         self._views: list[memoryview] = []
         try:
@@ -51,14 +52,18 @@ class BpfRing:
             return b""
         begins = mmap.PAGESIZE + tail % self._size
         number = finished(self._data[begins + _STATE : begins + head - tail : self._stride])
-        self.lost()  # a system call, and so a barrier: headers are read before it, records after
+        # A system call, and so a barrier: headers are read before it, records after.
+        self._lost = self._read_lost()
         ends = begins + number * self._stride
         content = self._data[begins:ends]
         self._read_to[0] = tail + len(content)
         return content
 
     def lost(self) -> int:
-        """Return the number of records since the start that there was no room for."""
+        """Return the number of records that there was no room for, from the start to a read."""
+        return self._lost
+
+    def _read_lost(self) -> int:
         first, count = ctypes.c_uint32(), ctypes.c_uint64()
         self._library.bpf_map_lookup_elem(self._lost_fd, ctypes.byref(first), ctypes.byref(count))
         return count.value

@@ -28,7 +28,7 @@ from struct import Struct
 from typing import Protocol
 
 from minerwatch.errors import SourceUnavailableError
-from minerwatch.model import CodeSamples
+from minerwatch.model import CodeSamples, PlainSample
 from minerwatch.node.bpf_ring import BpfRing
 from minerwatch.node.capabilities import effective_capabilities
 
@@ -57,14 +57,14 @@ _RECORD_LOST, _RECORD_SAMPLE = 2, 9
 _HEAD, _TAIL = 1024 // 8, 1032 // 8
 """Offsets of data_head and data_tail in struct perf_event_mmap_page, in units of 8 bytes."""
 
-CODE_BYTES = 128
-"""Copied at most."""
 UNREADABLE = b"\0"
 """In place of a copy of memory that may be executed and not read: no instruction is so short.
 
 It is not read later: something else may be there then.
 """
 COPY = Struct("=8xQQII128s")  # struct record of executed.bpf.c, after the ring's header
+_PID, _STRIDE = 24 // 4, COPY.size // 4
+"""Offset of the pid, and from one record to the next, in units of 4 bytes."""
 _COPIES_FOR_S = 10.0
 """Seconds of samples of all CPUs that the ring has room for."""
 _INITIAL_PIDS = "pid:[4026531836]"  # PROC_PID_INIT_INO (include/linux/proc_ns.h)
@@ -99,9 +99,6 @@ class Attributes(ctypes.Structure):
         ("config1", ctypes.c_uint64),
         ("config2", ctypes.c_uint64),
     )
-
-
-_Sample = tuple[int, int, int, bytes]
 
 
 class CpuRing(Protocol):
@@ -180,7 +177,7 @@ class CodeSampler:
             except OSError:  # the CPU has gone
                 self._rings.pop(cpu).close()
         if self._copies is not None:
-            samples = copied_samples(self._copies.take())
+            samples: Sequence[PlainSample] = Copies(self._copies.take())
             self.failures["lost"] = self._copies.lost()
         else:
             record = SAMPLE if self.has_cgroups else SAMPLE_WITHOUT_CGROUP
@@ -236,7 +233,7 @@ class CodeSampler:
             return self._open_ring(cpu, self._period_s, self.has_cgroups)
 
 
-def samples_in(contents: Sequence[bytes], layout: Struct) -> tuple[list[_Sample], int]:
+def samples_in(contents: Sequence[bytes], layout: Struct) -> tuple[list[PlainSample], int]:
     """Return the samples in what rings held, and the number that there was no room for."""
     samples = _samples_only(b"".join(contents), layout)
     if samples is not None:
@@ -256,7 +253,7 @@ def samples_in(contents: Sequence[bytes], layout: Struct) -> tuple[list[_Sample]
     return samples, lost
 
 
-def _samples_only(content: bytes, layout: Struct) -> list[_Sample] | None:
+def _samples_only(content: bytes, layout: Struct) -> list[PlainSample] | None:
     """Return the samples of whole records; None if there are others among them."""
     number, rest = divmod(len(content), layout.size)
     header = _HEADER.pack(_RECORD_SAMPLE, 0, layout.size)
@@ -271,12 +268,20 @@ def _samples_only(content: bytes, layout: Struct) -> list[_Sample] | None:
     return [(pid, address, 0, b"") for address, pid in _FIELDS[layout.size].iter_unpack(content)]
 
 
-def copied_samples(content: bytes) -> list[_Sample]:
-    """Return the samples in what the ring of copies held."""
-    return [
-        (pid, address, cgroup, code if size == CODE_BYTES else code[:size] or UNREADABLE)
-        for address, cgroup, pid, size, code in COPY.iter_unpack(content)
-    ]
+class Copies(Sequence[PlainSample]):
+    """Samples in what the ring of copies held, unpacked one by one: few are more than counted."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.pids: list[int] = memoryview(content).cast("I")[_PID::_STRIDE].tolist()
+
+    def __len__(self) -> int:
+        return len(self.pids)
+
+    def __getitem__(self, index: int) -> PlainSample:  # type: ignore[override]
+        pid = self.pids[index]
+        address, cgroup, _, size, code = COPY.unpack_from(self._content, index * COPY.size)
+        return pid, address, cgroup, code[:size] or UNREADABLE
 
 
 def copying_sampler(hz: float = DEFAULT_HZ, redraw_s: float = _REDRAW_S) -> CodeSampler:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter, deque
-from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Iterator
+from itertools import islice
+from typing import NamedTuple, Protocol
 
 from minerwatch.fair_queue import interleaved
 from minerwatch.model import ContainerKey, ProcessId
@@ -28,6 +29,13 @@ _CALM_AFTER_S = 30.0
 
 Spot = tuple[int, bytes]
 """An address, and the code there if it was copied while it was executed."""
+
+
+class Spots(Protocol):
+    """The spots of one process: a list, or what makes them while it is iterated over."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Spot]: ...
 
 
 class Place(NamedTuple):
@@ -123,12 +131,12 @@ class Rounds:
         """Return True while addresses are gathered."""
         return now_s >= self._begins_s
 
-    def add(self, place: Place, spots: Sequence[Spot], now_s: float) -> int:
+    def add(self, place: Place, spots: Spots, now_s: float) -> int:
         """Gather addresses during a round; return the number beyond the bounds of one owner."""
         if not self.is_on(now_s):
             return 0
         left = _MAX_ADDRESSES_OF_ONE * _ROUND_S - self._counts[place.owner]
-        kept = spots[: max(0, left)]
+        kept = [*islice(spots, max(0, left))]
         if kept:
             self._counts[place.owner] += len(kept)
             self._gathered.setdefault(place, Counter()).update(kept)

@@ -14,7 +14,7 @@ import random
 import threading
 import time
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -22,10 +22,11 @@ from typing import Protocol
 import msgspec
 
 from minerwatch.detection.executed_code import CLASSES, INSTRUCTIONS, CodeTally
-from minerwatch.model import CodeSamples, ContainerKey, Facts, ProcessId
+from minerwatch.model import CodeSamples, ContainerKey, Facts, PlainSample, ProcessId
+from minerwatch.node.executed_code import Copies
 from minerwatch.node.guarded_child import CHILDREN, GuardedProgram
 from minerwatch.probes.base import NO_FACTS
-from minerwatch.probes.code_schedule import Bounds, Pace, Place, Rounds, Spot
+from minerwatch.probes.code_schedule import Bounds, Pace, Place, Rounds, Spot, Spots
 from minerwatch.probes.hot_code import HotCode
 from minerwatch.worker import Worker
 
@@ -124,6 +125,20 @@ class CodeAnswer(msgspec.Struct):
         if self.samples:
             tally.add(self.samples, *parts, self.classes, self.pages)
             tally.add_file(self.samples, self.file_mib)
+
+
+class _SpotsAt:
+    """Spots of some samples, of which most are only counted."""
+
+    def __init__(self, samples: Sequence[PlainSample], indexes: Sequence[int]) -> None:
+        self._samples, self._indexes = samples, indexes
+
+    def __len__(self) -> int:
+        return len(self._indexes)
+
+    def __iter__(self) -> Iterator[Spot]:
+        for _, address, _, code in map(self._samples.__getitem__, self._indexes):
+            yield address, code
 
 
 class _Question(msgspec.Struct, array_like=True):
@@ -266,7 +281,7 @@ class ExecutedCode:
 
     def take(self, samples: CodeSamples, now_s: float) -> None:
         """Classify what is due of these samples; in the thread, and in tests."""
-        by_place = self._by_place(samples, now_s)
+        by_place = self._by_place(samples.samples, now_s)
         if self._hot is not None:
             named = self._hot.take(by_place, samples.period_s, now_s)
             with self._lock:
@@ -291,7 +306,7 @@ class ExecutedCode:
         if now_s - self._asked_s >= _IDLE_S:
             self._program.discard()
 
-    def _due(self, by_place: dict[Place, list[Spot]], now_s: float) -> list[tuple[Place, Spot]]:
+    def _due(self, by_place: Mapping[Place, Spots], now_s: float) -> list[tuple[Place, Spot]]:
         """Return what is to be classified at once, and gather what a round needs."""
         due: list[tuple[Place, Spot]] = []
         is_round = self._rounds.is_on(now_s)
@@ -304,35 +319,34 @@ class ExecutedCode:
                 self._failures["left"] += self._rounds.add(place, spots, now_s)
         return due
 
-    def _by_place(self, samples: CodeSamples, now_s: float) -> dict[Place, list[Spot]]:
+    def _by_place(self, samples: Sequence[PlainSample], now_s: float) -> Mapping[Place, Spots]:
         """Return the addresses by place."""
-        by_pid: defaultdict[int, list[Spot]] = defaultdict(list)
-        for pid, address, _, code in samples.samples:
-            by_pid[pid].append((address, code))
-        by_place: dict[Place, list[Spot]] = {}
-        exited: set[int] = set()
+        by_pid: defaultdict[int, list[int]] = defaultdict(list)
+        pids = samples.pids if isinstance(samples, Copies) else (each[0] for each in samples)
+        for index, pid in enumerate(pids):
+            by_pid[pid].append(index)
+        by_place: dict[Place, Spots] = {}
+        gone: list[PlainSample] = []
         located = self._located
-        for pid, spots in by_pid.items():
+        for pid, indexes in by_pid.items():
             if pid not in located:
                 if len(located) >= _MAX_LOCATED:
                     located.clear()
                 located[pid] = self._locator.locate(pid)
             place = located[pid]
             if place is not None:
-                by_place[place] = spots
+                by_place[place] = _SpotsAt(samples, indexes)
             elif os.path.exists(f"{self._proc}/{pid}"):  # noqa: PTH110 - hot
-                self._failures["unplaced"] += len(spots)
+                self._failures["unplaced"] += len(indexes)
             else:
-                exited.add(pid)
-        gone = [each for each in samples.samples if each[0] in exited] if exited else []
-        self._pace.note(len(samples.samples), len(gone), now_s)
+                gone += map(samples.__getitem__, indexes)
+        self._pace.note(len(samples), len(gone), now_s)
+        of_relatives: defaultdict[Place, list[Spot]] = defaultdict(list)
         for place, spot in self._of_relatives(gone):
-            by_place.setdefault(place, []).append(spot)
-        return by_place
+            of_relatives[place].append(spot)
+        return by_place | of_relatives
 
-    def _of_relatives(
-        self, gone: Iterable[tuple[int, int, int, bytes]]
-    ) -> Iterator[tuple[Place, Spot]]:
+    def _of_relatives(self, gone: Iterable[PlainSample]) -> Iterator[tuple[Place, Spot]]:
         chosen: dict[int, Place | None] = {}
         for _, address, cgroup, code in gone:
             if cgroup not in chosen:

@@ -16,7 +16,7 @@ from typing import Protocol
 from minerwatch.model import ContainerKey, Facts, FactValue, ProcessId
 from minerwatch.node.hot_code import MAX_ADDRESSES, HotCodeFindings
 from minerwatch.probes.base import NO_FACTS
-from minerwatch.probes.code_schedule import Place, Spot
+from minerwatch.probes.code_schedule import Place, Spots
 
 LEAST_SHARE = 0.06
 """Share of samples that hash, or of instructions that mix, from which on code is looked at.
@@ -73,7 +73,7 @@ class _Gathering:
     addresses: dict[ProcessId, Counter[int]] = field(default_factory=dict)
     owner: Hashable = None
 
-    def add(self, place: Place, spots: Sequence[Spot], now_s: float) -> None:
+    def add(self, place: Place, spots: Spots, now_s: float) -> None:
         if not spots or self.cpu_s < _CPU_S_BETWEEN or now_s < self.not_before_s:
             return
         process, self.owner = place.process, place.owner
@@ -165,7 +165,7 @@ class HotCode:
                     self._gathering.popitem(last=False)
 
     def take(
-        self, by_place: Mapping[Place, Sequence[Spot]], period_s: float, now_s: float
+        self, by_place: Mapping[Place, Spots], period_s: float, now_s: float
     ) -> set[ContainerKey]:
         """Gather addresses, each for ``period_s`` of CPU time, and ask.
 

@@ -17,13 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.errors import SourceUnavailableError
+from minerwatch.model import PlainSample
 from minerwatch.node import executed_code
 from minerwatch.node.capabilities import effective_capabilities
 from minerwatch.node.executed_code import (
     COPY,
     UNREADABLE,
     CodeSampler,
-    copied_samples,
+    Copies,
     copying_sampler,
     online_cpus,
     samples_in,
@@ -119,6 +120,25 @@ while True:
         assert sampled_s >= 0.3 * (cpu_s(evading.pid) - before_s)
 
 
+@given(
+    st.lists(
+        st.tuples(
+            *(st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)),
+            st.binary(max_size=128),
+        ),
+        max_size=5,
+    )
+)
+def test_copies_are_samples_and_know_their_processes(samples: list[PlainSample]) -> None:
+    content = b"".join(
+        COPY.pack(address, cgroup, pid, len(code), code) for pid, address, cgroup, code in samples
+    )
+    copies = Copies(content)
+    assert list(copies) == samples
+    assert copies.pids == [pid for pid, *_ in samples]
+    assert len(copies) == len(samples)
+
+
 @needs_perf
 def test_code_is_copied_as_far_as_its_page_if_the_next_one_is_missing() -> None:
     code = """
@@ -144,7 +164,7 @@ ctypes.CFUNCTYPE(None)(at + 4096 - len(loop))()
 def test_code_that_could_not_be_copied_is_not_read_later() -> None:
     """Something else may be there then: a copy that is no instruction is in its place."""
     record = COPY.pack(64, 7, 1234, 0, b"what another record left")
-    assert copied_samples(record) == [(1234, 64, 7, UNREADABLE)]
+    assert [*Copies(record)] == [(1234, 64, 7, UNREADABLE)]
 
 
 @needs_perf

@@ -159,8 +159,7 @@ class Decoder:
                     continue
                 if mnemonic == "nop":
                     continue
-                target = _target(mnemonic, operands)
-                if at < target < len(code):
+                if mnemonic in _JUMPS and at < (target := _target(operands)) < len(code):
                     ends = target
                     break
                 yield mnemonic, operands
@@ -168,10 +167,10 @@ class Decoder:
             begins = ends
 
 
-def _target(mnemonic: str, operands: str) -> int:
-    """Return where a jump leads without any condition; -1 if it is none, or not to a number."""
+def _target(operands: str) -> int:
+    """Return where a jump leads; -1 if not to a number."""
     number = operands.removeprefix("#")
-    return int(number, 16) if mnemonic in _JUMPS and number.startswith("0x") else -1
+    return int(number, 16) if number.startswith("0x") else -1
 
 
 def _is_hashing(counts: list[int], total: int) -> bool:
@@ -377,7 +376,7 @@ def _page(address: int, mapping: Mapping) -> str:
     if not mapping.file:
         return f"{address >> PAGE_BITS:x}"
     file_offset = address - mapping.start + mapping.offset
-    return f"{mapping.file.decode(errors='replace')}:{file_offset >> PAGE_BITS:x}"
+    return f"{mapping.file}:{file_offset >> PAGE_BITS:x}"
 
 
 class Question:

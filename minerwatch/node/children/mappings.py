@@ -49,7 +49,7 @@ class Mapping:
     )
 
     def __init__(
-        self, start: int, end: int, permissions: bytes, offset: int, file: bytes, name: bytes
+        self, start: int, end: int, permissions: bytes, offset: int, file: str, name: bytes
     ) -> None:
         self.start, self.end, self.offset = start, end, offset
         self.file, self.name = file, name
@@ -72,7 +72,7 @@ class Mapping:
     def is_of_disk(self) -> bool:
         """True if a file on a disk can be read here."""
         is_on_disk = self.name.startswith(b"/") and not self.name.startswith(_NOT_ON_DISK)
-        return is_on_disk and self.file != b"" and self.is_readable
+        return is_on_disk and self.file != "" and self.is_readable
 
 
 class Mappings:
@@ -138,7 +138,7 @@ class Mappings:
             end,
             rights + (b"s" if flags & _SHARED else b"p"),
             offset,
-            f"{major:02x}:{minor:02x}:{inode}".encode() if inode else b"",
+            f"{major:02x}:{minor:02x}:{inode}" if inode else "",
             self._name.value if length else b"",
         )
 
@@ -193,6 +193,6 @@ def _mapping(line: bytes) -> Mapping:
     """Return a line as a mapping. Raises ValueError."""
     addresses, permissions, offset, device, inode, *name = line.split(None, 5)
     start, _, end = addresses.partition(b"-")
-    file = device + b":" + inode if inode != b"0" else b""
+    file = (device + b":" + inode).decode(errors="replace") if inode != b"0" else ""
     named = name[0].rstrip(b"\n") if name else b""
     return Mapping(int(start, 16), int(end, 16), permissions, int(offset, 16), file, named)

@@ -409,7 +409,7 @@ def test_files_that_came_after_the_container(
     upper.mkdir(parents=True)
     (upper / "added").touch()
     (upper / "removed").mkdir()
-    mapping = Mapping(0, PAGE, b"r-xp", 0, b"fe:01:1", name)
+    mapping = Mapping(0, PAGE, b"r-xp", 0, "fe:01:1", name)
     assert is_of_image(Mounts(table), mapping, str(tmp_path)) is expected  # type: ignore[arg-type]
 
 
