@@ -108,8 +108,8 @@ GOALS = (
     Goal("functions of coins, with a session", frozenset(("coin",)), ALARM),
     Goal("general hash functions", frozenset(("hash",)), FOUND),
 )
-LEAST_RECALL = 0.98
-MOST_FALSE = 0.01
+MIN_RECALL = 0.98
+MAX_FALSE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,14 +287,14 @@ def _goals(result: Result) -> Iterator[str]:
     for goal in GOALS:
         count, share = goal.share(result.miners)
         level = f"at least {goal.level.label}"
-        yield f"| {goal.name} | {count} | {level} | {share:.1%} | ≥ {LEAST_RECALL:.0%} |"
+        yield f"| {goal.name} | {count} | {level} | {share:.1%} | ≥ {MIN_RECALL:.0%} |"
     for name, lines in (
         ("benign ones", [line for line in result.benign if line.is_executed]),
         ("all benign lines, with it or not", result.benign),
     ):
         share = sum(line.level >= FOUND for line in lines) / len(lines)
         level = f"at least {FOUND.label}"
-        yield f"| {name} | {len(lines)} | {level} | {share:.1%} | ≤ {MOST_FALSE:.0%} |"
+        yield f"| {name} | {len(lines)} | {level} | {share:.1%} | ≤ {MAX_FALSE:.0%} |"
     yield ""
 
 

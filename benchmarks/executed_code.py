@@ -40,7 +40,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "detection.md"
 _HZ = 97.0
 _AT_ONCE = 3
 _LIMIT_S = 900.0
-_LEAST_SCORE = 15.0
+_MIN_SCORE = 15.0
 """Rules below only explain."""
 _START_S, _START_CPU_S = 30.0, 10.0
 """For so long, and so much CPU time, it is not looked at: it imports, reads and compiles."""
@@ -193,7 +193,7 @@ def computes(matcher: Matcher, facts: Facts) -> list[str]:
     return [
         f"{match.rule.title} ({match.rule.score:g})"
         for match in matcher.matches(facts)
-        if match.rule.signal is Signal.COMPUTE and match.rule.score >= _LEAST_SCORE
+        if match.rule.signal is Signal.COMPUTE and match.rule.score >= _MIN_SCORE
     ]
 
 

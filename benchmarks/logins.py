@@ -70,7 +70,7 @@ _HEAD = (
     "| login service, CPU time | session | accepts | score | level | signals | rules of 15 |",
     "| --- | --- | --- | ---: | --- | --- | --- |",
 )
-LEAST_S = 270.0
+MIN_S = 270.0
 _TICK_S = 2.0
 _PORT = 8443
 _USERS = 4
@@ -114,9 +114,9 @@ def watched(
 ) -> Iterator[Observation]:
     """Yield what the node knows of the service at each tick, until it has used CPU time.
 
-    It takes LEAST_S, too: the rule on quiet sessions holds after two minutes, for one.
+    It takes MIN_S, too: the rule on quiet sessions holds after two minutes, for one.
     """
-    until_s = time.monotonic() + LEAST_S
+    until_s = time.monotonic() + MIN_S
     while cpu_s(pid) < least_cpu_s or time.monotonic() < until_s:
         if not Path(f"/proc/{pid}/exe").exists():  # also of a zombie
             raise RuntimeError("the service has exited")

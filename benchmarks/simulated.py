@@ -22,7 +22,7 @@ from minerwatch.agent.scheduling import Readable, Wake
 from minerwatch.config.reader import load
 from minerwatch.report.log import logger
 
-_LEAST_S = 0.001
+_MIN_S = 0.001
 """A clock that is put on by next to nothing stands still: so small a number is lost in the sum."""
 
 
@@ -78,7 +78,7 @@ class _Waiting(Wake):
             if not sys.stdin.readline():
                 sys.exit()
             return super().wait(0.0, source)
-        self._clock.put_on(max(timeout_s, _LEAST_S))
+        self._clock.put_on(max(timeout_s, _MIN_S))
         return False
 
 

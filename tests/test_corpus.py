@@ -16,8 +16,8 @@ from benchmarks.detection import (
     DOCUMENT,
     END,
     GOALS,
-    LEAST_RECALL,
-    MOST_FALSE,
+    MAX_FALSE,
+    MIN_RECALL,
     Goal,
     Result,
     documented_rows,
@@ -135,14 +135,14 @@ def test_no_benign_line_is_cullable(result: Result) -> None:
 
 def test_at_most_one_benign_line_in_a_hundred_is_suspicious(result: Result) -> None:
     suspicious = [line.recorded.id for line in result.benign if line.outcome.level != "clear"]
-    assert len(suspicious) <= MOST_FALSE * len(result.benign), suspicious
+    assert len(suspicious) <= MAX_FALSE * len(result.benign), suspicious
 
 
 @pytest.mark.parametrize("goal", GOALS, ids=lambda goal: goal.name)
 def test_hashers_are_found_by_what_they_execute(goal: Goal, result: Result) -> None:
     count, share = goal.share(result.miners)
     assert count >= 15
-    assert share >= LEAST_RECALL
+    assert share >= MIN_RECALL
 
 
 def test_each_miner_with_executed_code_has_a_goal(result: Result) -> None:

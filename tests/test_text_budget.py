@@ -15,7 +15,7 @@ from minerwatch.text_budget import GAP, both_ends, fattest_over, shared, size_of
 from tests.builders import make_process
 from tests.detection.sigma.test_rule import parsed
 
-_LEAST_BYTES = 200  # headers of a str, a tuple and the gap
+_MIN_BYTES = 200  # headers of a str, a tuple and the gap
 
 texts = (
     st.builds(lambda piece, times: piece * times, st.text(max_size=8), st.integers(0, 20_000))
@@ -26,7 +26,7 @@ texts = (
 @given(texts, st.integers(0, 100_000))
 def test_both_ends_of_a_text_fit(text: str, max_bytes: int) -> None:
     kept = both_ends(text, max_bytes)
-    assert size_of(kept) <= max(max_bytes, _LEAST_BYTES)
+    assert size_of(kept) <= max(max_bytes, _MIN_BYTES)
     if kept != text and kept:
         head, tail = kept.split(GAP, 1) if kept.count(GAP) == 1 else ("", "")
         assert text.startswith(head)
@@ -36,7 +36,7 @@ def test_both_ends_of_a_text_fit(text: str, max_bytes: int) -> None:
 @given(st.lists(texts, max_size=30).map(tuple), st.integers(0, 100_000))
 def test_both_ends_of_a_list_fit(values: tuple[str, ...], max_bytes: int) -> None:
     kept = both_ends(values, max_bytes)
-    assert size_of(kept) <= max(max_bytes, 2 * _LEAST_BYTES)
+    assert size_of(kept) <= max(max_bytes, 2 * _MIN_BYTES)
     if kept != values:
         assert GAP in kept or any(GAP in each for each in kept)
 

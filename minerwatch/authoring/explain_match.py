@@ -29,7 +29,7 @@ _SHOWN = 3
 """Patterns shown of many for one field: those that matched, or the nearest."""
 _LONGEST_VALUE = 200
 _LONGEST_PATTERN = 120
-_MOST_PREFIXES = 400
+_MAX_PREFIXES = 400
 """Prefixes of a regular expression that are tried to find how far it matches."""
 _MARKS = {True: "+", False: "-"}
 
@@ -158,7 +158,7 @@ def _how_far(predicate: Text, facts: Facts) -> str:
     """Return how far an expression that does not match gets."""
     pattern = predicate.pattern
     ends = range(len(pattern) - 1, 0, -1)
-    for end in ends[:_MOST_PREFIXES]:
+    for end in ends[:_MAX_PREFIXES]:
         prefix = pattern[:end]
         if prefix.endswith("\\") or regex_problem(prefix) or _found(prefix, "") is not None:
             continue

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _SELECTOR = "app.kubernetes.io/name=minerwatch"
 _TIMEOUT = "20s"
 _AT_ONCE = 16
-_MOST_AT_ONCE = 256
+_MAX_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ _OPTIONS = (
     ),
     click.option(
         "--at-once",
-        type=click.IntRange(1, _MOST_AT_ONCE),
+        type=click.IntRange(1, _MAX_AT_ONCE),
         default=_AT_ONCE,
         metavar="N",
         show_default=True,

@@ -21,7 +21,7 @@ from minerwatch.view.abuse_report import ActionCount, Delay, Measured, RuleCount
 _ANSWER_S = 120.0
 _MAX_ANSWER_BYTES = 64 << 20
 _MAX_STEPS = 10_080  # a minute each in a week
-_LEAST_STEP_S = 15
+_MIN_STEP_S = 15
 _MAX_VALUE = 1e15  # no figure here is larger, or less than zero
 _STALE_S = 300  # since the agent's last tick
 _CONTAINER = ("cluster", "instance", "namespace", "pod", "container")
@@ -94,7 +94,7 @@ class Prometheus:
 def past_of(ask: _Ask, since_s: float, until_s: float) -> Past:
     """Return what the answers of ``ask`` to queries say."""
     span_s = until_s - since_s
-    step_s = _LEAST_STEP_S * max(1, ceil(span_s / _MAX_STEPS / _LEAST_STEP_S))
+    step_s = _MIN_STEP_S * max(1, ceil(span_s / _MAX_STEPS / _MIN_STEP_S))
     queries = _Queries(ask, f"{span_s:.0f}s", step_s)
     recorded = queries.recorded()
     if not recorded:

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from minerwatch.detection.facts import measured
 from minerwatch.model import FactValue
 
-LEAST_SAMPLES = 100
+MIN_SAMPLES = 100
 """Fewer prove nothing: at 19 a second, 5 s of CPU time."""
-_MOST_SAMPLES = 400
+_MAX_SAMPLES = 400
 """With more, all counts are halved, so that they follow what is executed now."""
-_MOST_PAGES = 512
+_MAX_PAGES = 512
 _HOT_SHARE = 0.9
-_LEAST_IO_CPU_S = 1.0
-_MOST_FILE_MIB = 128.0
+_MIN_IO_CPU_S = 1.0
+_MAX_FILE_MIB = 128.0
 """Larger files count as much, so that one sample in a thousand does not explain the others."""
 
 INSTRUCTIONS = 16
@@ -62,9 +62,9 @@ class CodeTally:
         for name, count in zip(CLASSES, classes, strict=True):
             self.classes[name] += count
         self.pages.update(pages)
-        if len(self.pages) > _MOST_PAGES:
-            self.pages = Counter(dict(self.pages.most_common(_MOST_PAGES // 2)))
-        if self.samples >= _MOST_SAMPLES:
+        if len(self.pages) > _MAX_PAGES:
+            self.pages = Counter(dict(self.pages.most_common(_MAX_PAGES // 2)))
+        if self.samples >= _MAX_SAMPLES:
             self._halve()
 
     def make_room(self, samples: int) -> None:
@@ -72,15 +72,15 @@ class CodeTally:
 
         Only if ``samples``, the number of new ones, is enough by itself.
         """
-        while samples >= LEAST_SAMPLES < self.samples:
+        while samples >= MIN_SAMPLES < self.samples:
             self._halve()
 
     def facts(self) -> dict[str, FactValue]:
         """Return the facts; none while there are too few samples."""
         share = self.hidden / (self.samples + self.hidden) if self.hidden else None
         hidden_share = measured(HiddenCodeShare=share)
-        if self.samples < LEAST_SAMPLES:
-            return hidden_share if self.hidden >= LEAST_SAMPLES else {}
+        if self.samples < MIN_SAMPLES:
+            return hidden_share if self.hidden >= MIN_SAMPLES else {}
         of = self._share
         return (
             measured(
@@ -101,7 +101,7 @@ class CodeTally:
     def add_hidden(self, samples: int) -> None:
         """Add samples whose code cannot be read, though the process runs."""
         self.hidden += samples
-        if self.hidden >= _MOST_SAMPLES:
+        if self.hidden >= _MAX_SAMPLES:
             self._halve()
 
     def add_io(self, io_bytes: int, cpu_s: float, kernel_s: float) -> None:
@@ -112,7 +112,7 @@ class CodeTally:
 
     def add_file(self, samples: int, largest_mib: float) -> None:
         """Add samples of a process whose largest mapped file has this size."""
-        self.file_mib_samples += samples * min(max(0.0, largest_mib), _MOST_FILE_MIB)
+        self.file_mib_samples += samples * min(max(0.0, largest_mib), _MAX_FILE_MIB)
 
     @property
     def file_mib(self) -> float:
@@ -120,7 +120,7 @@ class CodeTally:
         return self.file_mib_samples / (self.samples or 1)
 
     def _per_cpu_second(self, sum_: float) -> float | None:
-        return sum_ / self.io_cpu_s if self.io_cpu_s >= _LEAST_IO_CPU_S else None
+        return sum_ / self.io_cpu_s if self.io_cpu_s >= _MIN_IO_CPU_S else None
 
     def _share(self, name: str) -> float:
         return self.classes[name] / (self.classes.total() or 1)

@@ -15,7 +15,7 @@ MAX_ITEM_BYTES = 16 << 20  # of one object as JSON: etcd takes 1.5 MiB of it in 
 _STRING = rb'"(?:[^"\\]++|\\.)*+"'
 _TOKEN = re.compile(rb"(?s)" + _STRING + rb"|[{}\[\]]")
 _BRACE = re.compile(rb'(?s)[^{}"]*+(?:' + _STRING + rb'[^{}"]*+)*+[{}]')
-_LEAST_SCANNED_BYTES = 64 << 10
+_MIN_SCANNED_BYTES = 64 << 10
 
 
 class ListError(ValueError):
@@ -97,7 +97,7 @@ class ListReader:
             raise ListError("it is cut off")
         if len(self._held) > MAX_ITEM_BYTES:
             raise ListError(f"an item is longer than {MAX_ITEM_BYTES >> 20} MiB")
-        wanted = len(self._held) + max(_LEAST_SCANNED_BYTES, (len(self._held) - self._at) // 2)
+        wanted = len(self._held) + max(_MIN_SCANNED_BYTES, (len(self._held) - self._at) // 2)
         while len(self._held) < wanted:
             piece = next(self._pieces, b"")
             if not piece:

@@ -45,7 +45,7 @@ _MAX_IMAGES_BYTES = 64 << 10
 _LATEST_UNIX_S = 253_402_300_799.0
 """The last second of the year 9999: of a later one no text can be made."""
 
-MOST_HELD = 1024
+MAX_HELD = 1024
 """Strings that are shared, those seen last: names of deleted pods are freed."""
 
 _QUANTITY = re.compile(
@@ -76,7 +76,7 @@ class PodParser:
     def __init__(self, keep: PodFields) -> None:
         self._keep = keep
         self._decoder = msgspec.json.Decoder(objects.Pod)
-        self._held = lru_cache(MOST_HELD)(str)
+        self._held = lru_cache(MAX_HELD)(str)
 
     def pod(self, json: bytes | msgspec.Raw) -> Pod | None:
         """Return the pod that ``json`` describes; None if it does not describe one."""

@@ -70,7 +70,7 @@ _COPIES_FOR_S = 10.0
 _INITIAL_PIDS = "pid:[4026531836]"  # PROC_PID_INIT_INO (include/linux/proc_ns.h)
 
 PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
-_MOST_PARANOID = 2
+_MAX_PARANOID = 2
 """Of the kernel itself. Kernels of Ubuntu and Debian know 3 and 4 as well."""
 
 _HEADER = Struct("=IHH")  # type, misc, size
@@ -425,10 +425,10 @@ def refusal(error: OSError) -> str:
         return "the capability PERFMON is missing: grant it to the agent, or run it as root"
     with suppress(OSError, ValueError):
         paranoid = int(PARANOID.read_text())
-        if error.errno == errno.EACCES and paranoid > _MOST_PARANOID:
+        if error.errno == errno.EACCES and paranoid > _MAX_PARANOID:
             return (
                 f"kernel.perf_event_paranoid = {paranoid}, of this distribution, asks for SYS_ADMIN"
-                f", which the agent should not have: set it to {_MOST_PARANOID} on the node"
+                f", which the agent should not have: set it to {_MAX_PARANOID} on the node"
             )
     return (
         "perf_event_open(2) is forbidden though the capability is there, probably by the runtime's"

@@ -18,12 +18,12 @@ from minerwatch.node.hot_code import MAX_ADDRESSES, HotCodeFindings
 from minerwatch.probes.base import NO_FACTS
 from minerwatch.probes.code_schedule import Place, Spots
 
-LEAST_SHARE = 0.06
+MIN_SHARE = 0.06
 """Share of samples that hash, or of instructions that mix, from which on code is looked at.
 
 RandomX without generated code shows 8 to 21 %, of few hundred samples.
 """
-LEAST_SAMPLES = 40
+MIN_SAMPLES = 40
 _FEW_SAMPLES = 12
 """Samples that suffice once _MAX_GATHERING_S have passed."""
 _MAX_GATHERING_S = 20.0
@@ -91,7 +91,7 @@ class _Gathering:
             return None
         process, counts = max(self.addresses.items(), key=lambda each: each[1].total())
         is_late = now_s - self.began_s >= _MAX_GATHERING_S
-        if counts.total() >= (_FEW_SAMPLES if is_late else LEAST_SAMPLES):
+        if counts.total() >= (_FEW_SAMPLES if is_late else MIN_SAMPLES):
             return process, counts
         if is_late:  # short-lived processes: begin with those that run now
             self.began_s, self.addresses = None, {}
@@ -156,7 +156,7 @@ class HotCode:
     def consider(self, subject: Subject, container: ContainerKey, facts: Facts) -> None:
         """Look at a container or process for as long as its facts say that it hashes or mixes."""
         shares = (facts.get("HashCodeShare"), facts.get("MixingCodeShare"))
-        is_wanted = any(isinstance(each, float) and each >= LEAST_SHARE for each in shares)
+        is_wanted = any(isinstance(each, float) and each >= MIN_SHARE for each in shares)
         with self._lock:
             before = self._gathering.pop(subject, None)
             if is_wanted:

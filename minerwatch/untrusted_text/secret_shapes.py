@@ -76,7 +76,7 @@ _HEX = re.compile(r"(?:0x)?[0-9a-fA-F]+")
 _WALLET = re.compile(r"0x[0-9a-fA-F]{40}|[1-9A-HJ-NP-Za-km-z]{25,}|[a-z0-9]{38,}|[A-Z2-7]{56}")
 _WALLET_ENDS = re.compile(r"[.:#/+@]")
 _TON = re.compile(r"[EUk0]Q[\w-]{46}", re.ASCII)
-_LEAST_CHANGES = 0.5
+_MIN_CHANGES = 0.5
 
 
 def is_wallet(word: str) -> bool:
@@ -117,7 +117,7 @@ def _looks_random(word: str) -> bool:
         return False
     changes = sum(one != other for one, other in pairwise(kinds))
     numbers = sum(one != 2 and other == 2 for one, other in pairwise([0, *kinds]))
-    return numbers >= 2 and changes >= _LEAST_CHANGES * len(kinds)
+    return numbers >= 2 and changes >= _MIN_CHANGES * len(kinds)
 
 
 def _kind(character: str) -> int:

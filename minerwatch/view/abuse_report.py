@@ -21,7 +21,7 @@ from minerwatch.report.intervals import length_s
 
 VERSION = 1
 JOURNAL, PROMETHEUS = "journal", "prometheus"
-_LEAST_GAP_S = 300.0
+_MIN_GAP_S = 300.0
 
 
 class ReportedIncident(Incident, frozen=True, kw_only=True):
@@ -390,7 +390,7 @@ def _notes(
 
 def _notes_of_node(history: NodeHistory, window_s: float) -> Iterator[Note]:
     node, gap_s = history.node, window_s - history.recorded_s
-    if gap_s >= _LEAST_GAP_S:
+    if gap_s >= _MIN_GAP_S:
         text = f"nothing was recorded for {duration(gap_s)}"
         if longest := max(history.gaps, key=length_s, default=None):
             gaps = len(history.gaps) + history.unlisted_gaps

@@ -19,7 +19,7 @@ from minerwatch.kinds import Abuse, Level, OwnerKind, Signal
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.selection import pod_key
 
-LEAST_PODS = 2
+MIN_PODS = 2
 _MAX_CAMPAIGNS = 100
 _MAX_SEARCHED = 16_384  # characters of one text
 _MAX_TEXTS = 64  # of one container
@@ -200,7 +200,7 @@ def _shared(left: Mapping[int, _Traits]) -> dict[Trait, int]:
     for status, has in left.values():
         for trait in has:
             pods[trait].add(pod_key(status))
-    return {trait: len(where) for trait, where in pods.items() if len(where) >= LEAST_PODS}
+    return {trait: len(where) for trait, where in pods.items() if len(where) >= MIN_PODS}
 
 
 def _rank(trait: Trait, pods: int) -> tuple[float, int, str]:

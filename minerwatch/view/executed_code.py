@@ -13,8 +13,8 @@ _HIDDEN = 0.05  # as rules/compute/hidden_code.yml
 _HASHES = 0.3  # as rules/compute/hash_code.yml
 _NO_FLOATS = 0.01
 _MANY = 0.1
-_LEAST_SHARE = 0.005
-_LEAST_BYTES = 1024.0  # a second of CPU
+_MIN_SHARE = 0.005
+_MIN_BYTES = 1024.0  # a second of CPU
 _KINDS = {
     "MixingCodeShare": "integers mixed (xor, rotate, multiply)",
     "VectorCodeShare": "integer vectors",
@@ -60,16 +60,16 @@ def _readable(executed: Mapping[str, float]) -> str:
     kinds = [
         f"{executed[name]:.1%} {kind}"
         for name, kind in _KINDS.items()
-        if executed.get(name, 0.0) >= _LEAST_SHARE
+        if executed.get(name, 0.0) >= _MIN_SHARE
     ]
     made_of = ", ".join(kinds) or "loads, stores, branches and sums"
     hashing = executed.get("HashCodeShare", 0.0)
-    dense = f"; {hashing:.0%} as dense as hash functions" if hashing >= _LEAST_SHARE else ""
+    dense = f"; {hashing:.0%} as dense as hash functions" if hashing >= _MIN_SHARE else ""
     moved = executed.get("IoBytesPerCpuSecond")
     return f"{where}: {made_of}{dense}{'' if moved is None else _data(moved)}"
 
 
 def _data(moved: float) -> str:
-    if moved < _LEAST_BYTES:
+    if moved < _MIN_BYTES:
         return "; no data read or written"
     return f"; {byte_size(round(moved))} read and written per second of CPU"

@@ -43,7 +43,7 @@ _MAX_GROUPS = 8
 _MAX_PIDS = 5
 _MAX_FINDINGS = 10  # of one process
 _MAX_PROCESSES = 10
-_LEAST_WIDTH = 40
+_MIN_WIDTH = 40
 _HEX_ID = re.compile(r"[0-9a-f]{32,64}")
 _SHORT_ID_LENGTH = 12
 _COMMAND_INDENT = 60
@@ -125,7 +125,7 @@ def explanation(
     Escaped; what the agent did not mask is shown. Long lines are broken at ``width`` columns; None:
     they are not. ``campaign`` is what the container is part of.
     """
-    width = None if width is None else max(width, _LEAST_WIDTH)
+    width = None if width is None else max(width, _MIN_WIDTH)
     lines = [Text(sentence_of(status), "bold"), *headline(status, now, width)[1:]]
     for title, body in sections(status, now, campaign=campaign):
         broken = [Text(piece) for line in body for piece in _broken(line, width)]

@@ -27,7 +27,7 @@ from minerwatch.view.report_parts import (
     title,
 )
 
-_MOST_ROWS = 30
+_MAX_ROWS = 30
 _MAX_NOTES = 50
 _MAX_CELL = 60  # columns
 _MAX_TEXT = 400
@@ -57,7 +57,7 @@ def _text_lines(report: Report) -> Iterator[str]:
     width = max(len(fact.label) for fact in found)
     for fact in found:
         yield f"{fact.label:<{width}}{_GAP}{_shown(fact.value, _MAX_TEXT)}"
-    for table in tables(report, _MOST_ROWS):
+    for table in tables(report, _MAX_ROWS):
         yield ""
         yield table.title.upper()
         yield from _text_table(table)
@@ -131,7 +131,7 @@ def _markdown_lines(report: Report) -> Iterator[str]:
     yield ""
     for fact in facts(report):
         yield f"- **{fact.label}:** {_safe(fact.value)}"
-    for table in tables(report, _MOST_ROWS):
+    for table in tables(report, _MAX_ROWS):
         yield from ("", f"## {table.title}", "")
         yield from _markdown_table(table)
     yield from ("", "## Not in these figures", "")

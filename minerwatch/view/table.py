@@ -31,8 +31,8 @@ _INDENT = 7  # of the reasons below a row: under its level
 _NAME_SHARE = 0.65  # of the terminal that a long name may claim from lesser columns
 _NAME_WIDTH = 64  # the most that it claims, namespace, pod and container together
 _GIVE_WAY_TO_REASONS = 2  # columns: image and throttling
-_LEAST_NAME = 16
-_LEAST_REASONS = 50  # beside a row; with less room they stand below it
+_MIN_NAME = 16
+_MIN_REASONS = 50  # beside a row; with less room they stand below it
 _REASON_LENGTH = 300
 _MAX_NODES = 3
 _COLOURED = frozenset(("SCORE", "LEVEL"))
@@ -131,19 +131,19 @@ def _laid_out(columns: Sequence[_Filled], longest_reason: int, width: int | None
     """Return the columns and the reasons beside them, as far as ``width`` has room."""
     if width is None:
         return _Layout(tuple(columns), _REASON_LENGTH)
-    claim = max(_LEAST_NAME, min(_NAME_WIDTH, int(width * _NAME_SHARE)))
+    claim = max(_MIN_NAME, min(_NAME_WIDTH, int(width * _NAME_SHARE)))
     leaving = [each for each in columns if each.column.leaves]
     leaving.sort(key=lambda each: each.column.leaves)
     for count in range(_GIVE_WAY_TO_REASONS + 1):
         kept = [_narrowed(each, claim) for each in columns if each not in leaving[:count]]
         room = width - _used(kept)
-        if room >= min(longest_reason, _LEAST_REASONS):
+        if room >= min(longest_reason, _MIN_REASONS):
             return _Layout(tuple(kept), room)
     for count in range(len(leaving) + 1):
         kept = [each for each in columns if each not in leaving[:count]]
         if _used([_narrowed(each, claim) for each in kept]) - _GAP <= width:
             break
-    names = max(_LEAST_NAME, width - _used([each for each in kept if each.column.title != NAME]))
+    names = max(_MIN_NAME, width - _used([each for each in kept if each.column.title != NAME]))
     return _Layout(tuple(_narrowed(each, names) for each in kept), 0)
 
 
@@ -178,4 +178,4 @@ def _padded(filled: _Filled, cell: str) -> str:
 
 
 def _below(reason: str, width: int) -> Text:
-    return Text(" " * _INDENT + cut(reason, max(_LEAST_NAME, width - _INDENT)), "dim")
+    return Text(" " * _INDENT + cut(reason, max(_MIN_NAME, width - _INDENT)), "dim")

@@ -14,7 +14,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 38, 8, 10, 24
 _PLOT_WIDTH = _WIDTH - _LEFT - _RIGHT
 _PLOT_HEIGHT = _HEIGHT - _TOP - _BOTTOM
 _DAY_S = 86400.0
-_LEAST_GAP_PX = 0.8
+_MIN_GAP_PX = 0.8
 
 
 def cpu_chart(
@@ -72,7 +72,7 @@ def cpu_chart(
                 tag("rect", class_="gap", x=f"{start:.1f}", y=_TOP, width=f"{end - start:.1f}",
                     height=_PLOT_HEIGHT, fill="url(#gap)")
                 for start, end in gaps
-                if end - start >= _LEAST_GAP_PX
+                if end - start >= _MIN_GAP_PX
             ],
             [tag("path", class_=name, d=bar_path(values)) for name, values in bars],
             _axes(top, since_s, history.until_s, scale_x),

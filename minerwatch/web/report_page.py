@@ -25,7 +25,7 @@ from minerwatch.web.html import Markup, document, tag
 from minerwatch.web.layout import cell, level_mark, more, table
 from minerwatch.web.style import CSS, REPORT_CSS, source_of
 
-_MOST_ROWS = 200
+_MAX_ROWS = 200
 _MAX_NOTES = 200
 _NAME_LENGTH = 256
 _BELOW_LENGTH = 400
@@ -33,7 +33,7 @@ _CSS = CSS + REPORT_CSS
 _POLICY = f"default-src 'none'; style-src {source_of(_CSS)}; base-uri 'none'; form-action 'none'"
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 720, 150, 38, 10, 24
 _PLOT_HEIGHT = _HEIGHT - _TOP - _BOTTOM
-_MOST_LABELS = 10
+_MAX_LABELS = 10
 _FEW = 4  # columns of a table that needs little width
 _SHORT = 16  # characters of a word that is not broken
 _LEVELS = ("suspicious", "likely", "confirmed")
@@ -58,7 +58,7 @@ def report_page(report: Report) -> str:
             _cards(report),
             tag("dl", [(tag("dt", each.label), tag("dd", each.value)) for each in facts(report)]),
             _chart(report),
-            [_table(each) for each in tables(report, _MOST_ROWS)],
+            [_table(each) for each in tables(report, _MAX_ROWS)],
             _notes(report),
         ),
         tag("footer", tag("p", _FOOT)),
@@ -127,7 +127,7 @@ def _bars(report: Report, top: float, base: int) -> Iterator[Markup]:
             width = max(1.0, (slot - gap) * 0.8)
             bar = f"M{x:.1f} {base}v-{height:.1f}h{width:.1f}v{height:.1f}z"
             yield tag("path", class_="bar", d=bar)
-        if number % (len(report.days) // _MOST_LABELS + 1) == 0:
+        if number % (len(report.days) // _MAX_LABELS + 1) == 0:
             label = printable(day.date, 16)[5:]
             yield tag("text", label, class_="tick", x=f"{x + 2:.1f}", y=_HEIGHT - 8)
 

@@ -28,7 +28,7 @@ from minerwatch.web.layout import (
 _MAX_VERDICTS = 200
 _MAX_FLAGGED = 30
 _MAX_GAPS = 30
-_LEAST_GAP_S = 300.0
+_MIN_GAP_S = 300.0
 _NAME_LENGTH = 256
 _BUCKETS_PER_BAR = 4  # an hour
 _RULE_LENGTH = 120
@@ -169,7 +169,7 @@ def _action_row(view: View, line: ActionLine) -> Markup:
 
 
 def _gaps(history: History) -> list[Child]:
-    gaps = [each for each in history.gaps if each[1] - each[0] >= _LEAST_GAP_S]
+    gaps = [each for each in history.gaps if each[1] - each[0] >= _MIN_GAP_S]
     return [
         tag("h2", "Gaps and restarts"),
         tag("p", "In a gap nothing was recorded: the agent or the node was down, or the journal"

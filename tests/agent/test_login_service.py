@@ -26,7 +26,7 @@ from tests import shipped
 from tests.conftest import CgroupFolders, needs_root
 from tests.networks import two_networks
 
-LEAST_CPU_S, MOST_CPU_S = 100.0, 600.0
+MIN_CPU_S, MAX_CPU_S = 100.0, 600.0
 YESCRYPT: Facts = {
     "ContentInHotCode": ("Salsa20_Rounds", "Yescrypt_Mixing"),
     "HashCodeShare": 0.85,
@@ -60,7 +60,7 @@ def test_yescrypt_with_a_session_outside_is_likely_unless_it_accepts_connections
 def test_a_login_service_is_suspicious_at_most(
     name: str, cgroups: CgroupFolders, tmp_path: Path
 ) -> None:
-    seen = [*observed(name, LEAST_CPU_S, cgroups, tmp_path)]
+    seen = [*observed(name, MIN_CPU_S, cgroups, tmp_path)]
     assert has_seen(HAS_SESSION, seen)
     assert has_seen(ACCEPTS, seen)
     assert max(each.verdict.level for each in seen) <= Level.SUSPICIOUS
@@ -74,7 +74,7 @@ def test_what_hashes_alike_and_accepts_no_connections_is_likely(
 ) -> None:
     """A miner of yescrypt shows nothing else."""
     seen: list[Observation] = []
-    for each in observed(name, MOST_CPU_S, cgroups, tmp_path):
+    for each in observed(name, MAX_CPU_S, cgroups, tmp_path):
         seen.append(each)
         if each.verdict.level >= Level.LIKELY:
             break

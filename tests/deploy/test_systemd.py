@@ -22,7 +22,7 @@ _PROBES = {
     *("execs", "tasks", "executed_code", "connections", "mappings", "content", "drift"),
     *("rounding", "canary"),
 }
-_LEAST_EXPOSURE = 3.5
+_MIN_EXPOSURE = 3.5
 
 
 def _values(key: str) -> list[str]:
@@ -64,7 +64,7 @@ def test_the_unit_is_confined(unit: Path) -> None:
     )
     exposure = re.search(r"exposure level for minerwatch.service: ([0-9.]+)", done.stdout)
     assert exposure, done.stdout + done.stderr
-    assert float(exposure[1]) <= _LEAST_EXPOSURE, done.stdout
+    assert float(exposure[1]) <= _MIN_EXPOSURE, done.stdout
 
 
 def _filter(name: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.detection.executed_code import CLASSES, LEAST_SAMPLES, CodeTally
+from minerwatch.detection.executed_code import CLASSES, MIN_SAMPLES, CodeTally
 from minerwatch.detection.fields import KNOWN_FIELDS, PROBE_FIELDS
 from minerwatch.probes.hot_code import FIELDS as HOT_CODE_FIELDS
 from tests.shipped import matcher
@@ -25,8 +25,8 @@ def tally_of(
 
 
 def test_few_samples_say_nothing() -> None:
-    assert tally_of(LEAST_SAMPLES - 1, other=99).facts() == {}
-    assert tally_of(LEAST_SAMPLES, other=99).facts()
+    assert tally_of(MIN_SAMPLES - 1, other=99).facts() == {}
+    assert tally_of(MIN_SAMPLES, other=99).facts()
 
 
 def test_facts_are_shares() -> None:
@@ -48,7 +48,7 @@ def test_facts_are_shares() -> None:
 
 def test_code_that_cannot_be_read_is_a_fact_by_itself() -> None:
     tally = CodeTally()
-    tally.add_hidden(LEAST_SAMPLES - 1)
+    tally.add_hidden(MIN_SAMPLES - 1)
     assert tally.facts() == {}
     tally.add_hidden(1)
     assert tally.facts() == {"HiddenCodeShare": 1.0}

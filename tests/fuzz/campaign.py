@@ -34,7 +34,7 @@ from tests.fuzz.worker import (
     within,
 )
 
-_LEAST_S = 2.0
+_MIN_S = 2.0
 _MINIMISED_S = 20.0
 _GRACE_S = 9 * HUNG_S
 """For a busy machine, where what is nice gets one part in a hundred of a core."""
@@ -62,7 +62,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return _replayed(targets()[asked.targets[0]], Path(asked.replay))
     chosen = [targets()[name] for name in asked.targets] or list(targets().values())
     engine = asked.engine or (ATHERIS if find_spec("atheris") else MUTATION)
-    seconds = max(_LEAST_S, 60 * asked.minutes / len(chosen))
+    seconds = max(_MIN_S, 60 * asked.minutes / len(chosen))
     print(f"{len(chosen)} targets, {seconds:.1f} s each, by {engine}", flush=True)
     results: dict[str, Result] = {}
     with tempfile.TemporaryDirectory(prefix="minerwatch-fuzz-", dir=in_memory()) as folder:

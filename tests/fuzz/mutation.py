@@ -44,8 +44,8 @@ _VALUES: tuple[Any, ...] = (
     *("\x1b[2J\n", "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59", "-", "9" * 5000),
     *([], {}, [[]], {"a": 1}),
 )
-_MOST_PLACES = 1000
-_MOST_DEPTH = 12
+_MAX_PLACES = 1000
+_MAX_DEPTH = 12
 _DIGITS = frozenset(b"0123456789")
 
 
@@ -126,7 +126,7 @@ def _other_value(held: bytearray, _others: Sequence[bytes], chance: Random) -> N
         tree = json.loads(lines[at])
     except (ValueError, RecursionError):
         return
-    places = list(_places(tree))[:_MOST_PLACES]
+    places = list(_places(tree))[:_MAX_PLACES]
     if places:
         inner, key = chance.choice(places)
         inner[key] = chance.choice(_VALUES)
@@ -139,7 +139,7 @@ def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
     todo = [(tree, 0)]
     while todo:
         inner, depth = todo.pop()
-        if not isinstance(inner, dict | list) or depth > _MOST_DEPTH:
+        if not isinstance(inner, dict | list) or depth > _MAX_DEPTH:
             continue
         for key in inner if isinstance(inner, dict) else range(len(inner)):
             yield inner, key

@@ -25,7 +25,7 @@ from tests.fuzz.registry import Target, targets
 
 _GIVE_UP_S = 60.0
 _INPUTS = 64  # of the cheapest targets
-_LEAST_INPUTS = 6
+_MIN_INPUTS = 6
 _PACKAGE = Path(minerwatch.__file__).parent
 
 NOT_FUZZED = {
@@ -97,7 +97,7 @@ def test_more_of_its_kind_breaks_nothing(target: Target) -> None:
     kept = list(corpus.kept(target.name).values())
 
     @settings(
-        max_examples=examples(max(_LEAST_INPUTS, _INPUTS // target.cost)),
+        max_examples=examples(max(_MIN_INPUTS, _INPUTS // target.cost)),
         derandomize=True,
         database=None,
         deadline=None,

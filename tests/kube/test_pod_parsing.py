@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from minerwatch.format import rfc3339
 from minerwatch.kube.pod_parsing import (
     MAX_CONTAINERS,
+    MAX_HELD,
     MAX_OTHER_LABELS,
     MAX_OWNERS,
     MAX_VALUE_CHARS,
-    MOST_HELD,
     PodFields,
     PodParser,
     bare_container_id,
@@ -334,14 +334,14 @@ def test_of_pods_that_are_gone_little_is_held() -> None:
     parser = PodParser(KEEP)
     tracemalloc.start()
     try:
-        for number in range(5 * MOST_HELD):
+        for number in range(5 * MAX_HELD):
             team = f"{number:05}".ljust(MAX_VALUE_CHARS, "x")
             told = changed("metadata", "labels", to={"team": team})
             assert parser.pod(msgspec.json.encode(told)) is not None
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert held < 2 * MOST_HELD * MAX_VALUE_CHARS
+    assert held < 2 * MAX_HELD * MAX_VALUE_CHARS
 
 
 @pytest.mark.parametrize(

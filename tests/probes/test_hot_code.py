@@ -13,7 +13,7 @@ from minerwatch.detection.fields import KNOWN_FIELDS, PROBE_FIELDS, is_pooled
 from minerwatch.model import ContainerKey, Facts, ProcessId
 from minerwatch.node.hot_code import HotCodeFindings
 from minerwatch.probes.code_schedule import Place
-from minerwatch.probes.hot_code import FIELDS, LEAST_SAMPLES, HotCode
+from minerwatch.probes.hot_code import FIELDS, MIN_SAMPLES, HotCode
 from tests.examples import examples
 
 HERE, THERE = ContainerKey("/here", 1), ContainerKey("/there", 2)
@@ -106,7 +106,7 @@ def test_a_container_that_hashes_is_looked_at(facts: Facts, hot: HotCode, reader
     assert hot.take({}, 0.1, 9.0) == set()  # the answer was taken before
     (asked,) = reader.asked
     assert asked[:2] == (ONE, "pod")
-    assert sum(asked[2].values()) == LEAST_SAMPLES
+    assert sum(asked[2].values()) == MIN_SAMPLES
     expected = {"ContentInHotCode": ("Salsa20_Rounds",), "CodeFingerprints": ("ab" * 16,)}
     assert hot.facts(HERE) == hot.facts(ONE) == expected
     assert hot.facts(THERE) == hot.facts(TWO) == {}

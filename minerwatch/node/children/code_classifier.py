@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 _WINDOW = 16
 _WINDOW_BYTES = {"x86_64": 128, "aarch64": 64}
-_LEAST_INSTRUCTIONS = 6
+_MIN_INSTRUCTIONS = 6
 _IN_PAGE = (1 << PAGE_BITS) - 1
 _ENTRY_BYTES = 8
 _PRESENT, _OF_FILE = 0x80, 0x20  # of its highest byte: bits 63 and 61
@@ -79,9 +79,9 @@ _MAX_BRANCH_SHARE = 0.2
 _MAX_MULTIPLY_SHARE = 0.07
 """More is a generator of random numbers (Philox), or RandomX, which its pairs reveal."""
 _JUMPS = frozenset(("jmp", "b"))
-_LEAST_MIXED = 3
+_MIN_MIXED = 3
 """Instructions that mix integers, in a window with pairs."""
-_LEAST_OF_PAIRS = 3
+_MIN_OF_PAIRS = 3
 """Instructions that compute with pairs of floats, in a window that converts none."""
 
 
@@ -133,10 +133,10 @@ class Decoder:
             mixed += kind <= MULTIPLY and not operands.startswith(self._vectors)
             of_pairs += kind == FLOAT and (mnemonic.endswith("pd") or ".2d" in operands)
         total = sum(counts)
-        if total < _LEAST_INSTRUCTIONS:
+        if total < _MIN_INSTRUCTIONS:
             return _NO_WINDOW
-        has_pairs = counts[PAIRS] > 0 or of_pairs >= _LEAST_OF_PAIRS
-        mixes_pairs = has_pairs and mixed >= _LEAST_MIXED
+        has_pairs = counts[PAIRS] > 0 or of_pairs >= _MIN_OF_PAIRS
+        mixes_pairs = has_pairs and mixed >= _MIN_MIXED
         return Window(counts, is_hashing=_is_hashing(counts, total), mixes_pairs=mixes_pairs)
 
     def _instructions(self, code: bytes) -> Iterator[tuple[str, str]]:

@@ -50,7 +50,7 @@ from minerwatch.node.children.scanning import (
 from minerwatch.node.children.traced_code import PAGE, TracedCode, joined
 
 MAX_HOT_PAGES = 16
-_LEAST_SHARE = 0.02
+_MIN_SHARE = 0.02
 """Of the samples, in a page that counts as hot."""
 MAX_TABLE_BYTES = 16 * PAGE
 _NEAR_BYTES = 256
@@ -66,9 +66,9 @@ _MAX_NAMES = 64
 
 FINGERPRINT_LENGTH = 32
 _MAX_FINGERPRINTS = 4
-_LEAST_SHARE_OF_FINGERPRINT = 0.1
+_MIN_SHARE_OF_FINGERPRINT = 0.1
 """Of the samples in hot pages, in a page with a fingerprint."""
-_LEAST_MIXING = 0.15
+_MIN_MIXING = 0.15
 """Of the instructions around the samples in a page with a fingerprint."""
 
 _SCAN_S = 5
@@ -152,7 +152,7 @@ class HotCode:
         pages: Counter[int] = Counter()
         for address, count in counts.items():
             pages[address // PAGE] += count
-        least = max(_LEAST_SHARE * pages.total(), min(2, pages.total()))
+        least = max(_MIN_SHARE * pages.total(), min(2, pages.total()))
         hot = [each for each in pages.most_common(MAX_HOT_PAGES) if each[1] >= least]
         self.hot = Counter(dict(hot))
         starts = [each for each, _ in counts.most_common() if each // PAGE in self.hot]
@@ -174,12 +174,12 @@ class HotCode:
 
         Generated code changes; unpacked code is in no file either, so neither has a fingerprint.
         """
-        least = _LEAST_SHARE_OF_FINGERPRINT * self.hot.total()
+        least = _MIN_SHARE_OF_FINGERPRINT * self.hot.total()
         for page, count in self.hot.most_common(_MAX_FINGERPRINTS):
             mapping = self._process.mapping(page * PAGE)
             if count < least or mapping is None or mapping.is_writable or not mapping.file:
                 continue
-            if self._mixing[page] >= _LEAST_MIXING * self._executed[page] > 0:
+            if self._mixing[page] >= _MIN_MIXING * self._executed[page] > 0:
                 yield self._fingerprint(page), mapping
 
     def _fingerprint(self, page: int) -> str:

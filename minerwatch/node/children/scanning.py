@@ -19,7 +19,7 @@ ORDINARY = bytes(each for each in PRESENT if each & 0x21)
 
 A page of a device's own memory has neither: reading that could set off what the device does.
 """
-_MOST_CPU_S = 20
+_MAX_CPU_S = 20
 """RLIMIT_CPU, in case a scan exceeds its own limit."""
 
 
@@ -38,7 +38,7 @@ def bound_itself(niceness: int) -> None:
 def bound_cpu() -> None:
     """Bound the CPU time from now on: that of the next answer."""
     spent = resource.getrusage(resource.RUSAGE_SELF)
-    cpu_s = int(spent.ru_utime + spent.ru_stime) + _MOST_CPU_S
+    cpu_s = int(spent.ru_utime + spent.ru_stime) + _MAX_CPU_S
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, resource.RLIM_INFINITY))
 
 

@@ -68,7 +68,7 @@ _WALKED_BYTES = 64 << 30
 _USER_SPACE_END = 1 << 63
 _PAGES_AT_ONCE = 32_768
 _MAX_MAPS_BYTES = 32 * _MIB
-_LEAST_DATA_PER_CODE = 3
+_MIN_DATA_PER_CODE = 3
 """Minimum bytes of data for each byte of writable code; with less, that is data, too."""
 
 _SCAN_CPU_S = 10.0
@@ -294,7 +294,7 @@ class Memory:
         return code
 
     def _writable_code_counts(self, mappings: Iterable[Mapping]) -> bool:
-        most_bytes = self._program.data_bytes // (_LEAST_DATA_PER_CODE + 1)
+        most_bytes = self._program.data_bytes // (_MIN_DATA_PER_CODE + 1)
         walked = 0
         size = 0
         for mapping in mappings:

@@ -46,7 +46,7 @@ from tests.node.task_rows import tasks_of
 _UID = "0b1c2d3e-0000-4000-8000-000000000001"
 _OWN = f"/kubepods/pod{_UID}/" + "ab" * 32
 _OTHER = f"/kubepods/pod{_UID[:-1]}2/" + "cd" * 32
-_MOST_PID = 1 << 31
+_MAX_PID = 1 << 31
 _PID = 7
 
 
@@ -95,7 +95,7 @@ def cgroup_files(data: bytes) -> None:
                     is_finite(cpu_s)
                     assert cpu_s >= 0
                 for pids in tick.pids.values():
-                    assert all(0 < pid < _MOST_PID for pid in pids)
+                    assert all(0 < pid < _MAX_PID for pid in pids)
             for key in tick.containers:
                 found = tree.limit(key)
                 if found is not None and found.cores is not None:
