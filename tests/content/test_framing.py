@@ -236,7 +236,8 @@ def test_lisp_and_forth_keep_data_in_executable_memory(
     reader: ContentReader, start: Start, data: Path
 ) -> None:
     """Run with: apt install sbcl gforth."""
-    lisp = start("sbcl", "--noinform", "--eval", LISP.format(data=data), "--eval", "(read-line)")
+    small = ("--dynamic-space-size", "200MB")  # memory that ``holds`` searches
+    lisp = start("sbcl", "--noinform", *small, "--eval", LISP.format(data=data))
     forth = start("gforth", "-e", f's" {data}" slurp-file here over allot swap move key')
     assert_spared(reader, lisp)
     assert_spared(reader, forth)

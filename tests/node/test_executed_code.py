@@ -124,7 +124,7 @@ while True:
     st.lists(
         st.tuples(
             *(st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)),
-            st.binary(max_size=128),
+            st.binary(min_size=1, max_size=128),
         ),
         max_size=5,
     )
