@@ -316,7 +316,7 @@ class Classifier:
             mapping = process.mapping(address)
             is_anonymous = _is_anonymous(process, mapping, address, copy)
             is_mapped = mapping is not None and is_anonymous == mapping.is_anonymous
-            window = self._window(process, address, copy) if copy or mapping else None
+            window = self._window(process, mapping, address, copy)
             if window is None or (question.is_relative and not is_mapped):
                 unread += count
                 continue
@@ -343,16 +343,19 @@ class Classifier:
             "file_mib": process.mappings.largest_file_mib() if hashing else 0.0,
         }
 
-    def _window(self, process: _Process, address: int, copy: bytes) -> Window | None:
+    def _window(
+        self, process: _Process, mapping: Mapping | None, address: int, copy: bytes
+    ) -> Window | None:
         """Return the instructions from the address on, or those before the end of its page.
 
         LuaJIT fills its memory from the end: the loop that runs hot may be the last 20 bytes.
         """
         size_bytes = self._decoder.window_bytes
-        code = copy or process.code(address, size_bytes)
+        code = copy or (process.code(address, size_bytes) if mapping else b"")
         window = self._decoder.window(code)
         end = address + len(code)
-        if window is None and code and end & _IN_PAGE == 0:
+        # Nothing is read of a device, nor in place of what could not be copied, which is one byte.
+        if window is None and mapping and len(code) > 1 and end & _IN_PAGE == 0:
             before = process.code(end - size_bytes, size_bytes)
             if before.endswith(code):
                 return self._decoder.window(before)

@@ -522,6 +522,17 @@ def test_code_at_the_end_of_its_memory_is_seen() -> None:
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + 4096 - 8
     _kept.append(memory)
     last = SALSA_QUARTER[-8:]
-    spots = [(address, 3, last), (address, 4, b""), (address, 5, last[::-1])]
+    other, uncopied = (address, 5, last[::-1]), (address + 7, 2, last[-1:])
+    spots = [(address, 3, last), (address, 4, b""), other, uncopied]
     found = answer(os.getpid(), own_start_ticks(), spots)
-    assert (found["samples"], found["hashing"], found["unread"]) == (7, 7, 5)
+    assert (found["samples"], found["hashing"], found["unread"]) == (7, 7, 7)
+
+
+def test_memory_that_is_no_code_is_not_read_in_place_of_a_short_copy() -> None:
+    """It may be a device's."""
+    memory = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=3)
+    memory.write(SALSA_QUARTER * (4096 // len(SALSA_QUARTER)))
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + 4096 - 8
+    _kept.append(memory)
+    found = answer(os.getpid(), own_start_ticks(), [(address, 3, SALSA_QUARTER[-8:])])
+    assert (found["samples"], found["unread"]) == (0, 3)
