@@ -196,10 +196,13 @@ def test_agents_whose_port_cannot_be_reached_are_asked_by_exec(
 ) -> None:
     api.misbehave(how, when=is_proxied, times=100)
     ports = AgentPorts(cluster)
+    tried: list[int] = []
     for _ in range(2):
         found = survey(cluster, ports, timeout_s=4.0)
         assert {s.container_id for s in found.statuses} == {SIMULATION.container_id}
-    assert len(asked(api, is_proxied)) == 2, "once exec has worked, no port is tried again"
+        tried.append(len(asked(api, is_proxied)))
+    assert tried[0] == tried[1], "once exec has worked, no port is tried again"
+    assert tried[0] in (1, 2), "one agent may be asked after exec has worked for the other"
 
 
 def test_one_node_cannot_keep_others_from_being_read(
