@@ -72,7 +72,9 @@ class ManyRings(CodeSampler):
         self.count = 0
         self.reading_s = 0.0
         self.benchmark_s = 0.0
-        copies = BpfRing("executed", COPY.size - 8, 4096, needs="Linux 5.8", what="copier of code")
+        copies = BpfRing(
+            "executed_code", COPY.size - 8, 4096, needs="Linux 5.8", what="copier of code"
+        )
         super().__init__(
             copies=copies,
             cpus=lambda: range(rings),

@@ -5,8 +5,8 @@ what user code a CPU executes into a ring in shared memory. It needs no hardware
 virtual machines, and stops nothing. It needs the capability PERFMON (Linux 5.8) or SYS_ADMIN, and
 the host's pid namespace. Where the kernel refuses it, kernel_entries.py is the next best.
 
-With the capability BPF the code is copied as it is executed (bpf/executed.bpf.c), into one ring for
-all CPUs: code that moves or changes before it is read cannot hide so.
+With the capability BPF the code is copied as it is executed (bpf/executed_code.bpf.c), into one
+ring for all CPUs: code that moves or changes before it is read cannot hide so.
 
 A read draws another period, at most once in 0.9 s, so that code cannot pause just before a sample.
 """
@@ -62,7 +62,7 @@ UNREADABLE = b"\0"
 
 It is not read later: something else may be there then.
 """
-COPY = Struct("=8xQQII128s")  # struct record of executed.bpf.c, after the ring's header
+COPY = Struct("=8xQQII128s")  # struct record of executed_code.bpf.c, after the ring's header
 _PID, _STRIDE = 24 // 4, COPY.size // 4
 """Offset of the pid, and from one record to the next, in units of 4 bytes."""
 _COPIES_FOR_S = 10.0
@@ -293,7 +293,9 @@ def copying_sampler(hz: float = DEFAULT_HZ, redraw_s: float = _REDRAW_S) -> Code
     if str(namespace) != _INITIAL_PIDS:
         raise SourceUnavailableError("BPF does not know the numbers of processes in this namespace")
     records = int(cpus * DEFAULT_HZ / (1 - _SPREAD) * _COPIES_FOR_S)
-    copies = BpfRing("executed", COPY.size - 8, records, needs="Linux 5.8", what="copier of code")
+    copies = BpfRing(
+        "executed_code", COPY.size - 8, records, needs="Linux 5.8", what="copier of code"
+    )
     return CodeSampler(hz, redraw_s=redraw_s, copies=copies)
 
 

@@ -1,8 +1,8 @@
 """Addresses at which threads were interrupted, where the kernel's CPU clock cannot be sampled.
 
-A BPF iterator (bpf/code.bpf.c) returns where each thread last entered the kernel. An interrupt's
-address is of code that the thread executes. A system call's is left out, because the thread chooses
-it; one that calls the kernel often therefore gives fewer samples.
+A BPF iterator (bpf/kernel_entries.bpf.c) returns where each thread last entered the kernel. An
+interrupt's address is of code that the thread executes. A system call's is left out, because the
+thread chooses it; one that calls the kernel often therefore gives fewer samples.
 
 Each read chooses threads at random by the CPU time that they have used since the last one, so the
 samples stand for equal CPU time, as those of the clock do. A process that starts and exits between
@@ -21,7 +21,7 @@ from minerwatch.model import CodeSample, CodeSamples
 from minerwatch.node.bpf_iterator import OUTSIDE_HOST_PIDS, BpfIterator
 
 ROW = Struct("=QQII")
-"""As struct record in bpf/code.bpf.c: CPU time in ns, address or 0, tid, pid."""
+"""As struct record in bpf/kernel_entries.bpf.c: CPU time in ns, address or 0, tid, pid."""
 _NEEDS = "Linux 5.15"
 _MAX_CPU_SHARE = 0.002
 """Of one core, for reading: 1 µs a task."""
@@ -43,7 +43,7 @@ class EntrySampler:
     def __init__(self) -> None:
         """Raises SourceUnavailableError."""
         self._iterator = BpfIterator(
-            "code", ROW.size, needs=_NEEDS, what="iterator over kernel entries"
+            "kernel_entries", ROW.size, needs=_NEEDS, what="iterator over kernel entries"
         )
         self.failures = self._iterator.failures
         self.read_every_s = _MIN_PAUSE_S

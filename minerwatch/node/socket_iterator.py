@@ -1,4 +1,4 @@
-"""All TCP sockets of the node in one read, by a BPF iterator; bpf/sockets.bpf.c defines a row.
+"""All TCP sockets of the node in one read, by a BPF iterator (bpf/socket_iterator.bpf.c).
 
 Sockets of all network namespaces come with counters that /proc does not have. A process that keeps
 a socket only in an io_uring (a direct descriptor) or in flight between two processes has it in no
@@ -25,7 +25,7 @@ from minerwatch.model import Connection, OpenSockets
 from minerwatch.node.bpf_iterator import OUTSIDE_HOST_PIDS, BpfIterator
 
 ROW = Struct("=QQQIIIIIHHBBBxI16s")
-"""As struct record in bpf/sockets.bpf.c."""
+"""As struct record in bpf/socket_iterator.bpf.c."""
 _BRIEF = Struct("=QQQIIII4xHHBB22x")
 """What is read of every socket: inode, bytes received and sent, segments received and sent,
 namespace, pid, local and remote port, state, raw or not."""
@@ -190,7 +190,7 @@ class SocketIterator:
         """
         self._reads_cpu_s = reads_cpu_s
         self._iterator = BpfIterator(
-            "sockets", ROW.size, needs="Linux 5.11", library=library, what="socket iterator"
+            "socket_iterator", ROW.size, needs="Linux 5.11", library=library, what="socket iterator"
         )
         self.failures = self._iterator.failures
         self.failures["too_many"] = 0

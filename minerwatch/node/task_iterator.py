@@ -1,4 +1,4 @@
-"""All tasks of the node in one read, by a BPF iterator; bpf/tasks.bpf.c defines a row."""
+"""All tasks of the node in one read, by a BPF iterator (bpf/task_iterator.bpf.c)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from minerwatch.node.proc_files import decoded
 
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
 ROW = Struct("=QQQQQQQIIIIIIII16s")
-"""As struct record in bpf/tasks.bpf.c."""
+"""As struct record in bpf/task_iterator.bpf.c."""
 _TASK = Struct("=8xQQ32xIII36x")
 """Fields of a row that are read of every task: CPU ns, CPU ns of ended threads, tid, pid, flags.
 """
@@ -129,7 +129,7 @@ class TaskIterator:
     def __init__(self, library: ctypes.CDLL | None = None) -> None:
         """Load the program into the kernel. Raises SourceUnavailableError."""
         self._task_count = 0  # when all were last read
-        self._iterator = BpfIterator("tasks", ROW.size, library=library)
+        self._iterator = BpfIterator("task_iterator", ROW.size, library=library)
         self.failures = self._iterator.failures
         own_pid = os.getpid()
         own = [each for each in self.rows() if each[7:9] == (own_pid, own_pid)]

@@ -12,7 +12,7 @@ _NS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 class Task(NamedTuple):
-    """``struct record`` of bpf/tasks.bpf.c."""
+    """``struct record`` of bpf/task_iterator.bpf.c."""
 
     started_ns: int
     cpu_ns: int

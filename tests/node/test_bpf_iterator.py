@@ -50,8 +50,8 @@ def test_a_limit_that_libbpf_may_raise_is_no_reason() -> None:
 @pytest.mark.parametrize(
     ("reader", "program", "helper", "since"),
     [
-        (EntrySampler, "code", 175, r"5\.15"),  # bpf_task_pt_regs
-        (SocketIterator, "sockets", 162, r"5\.11"),  # bpf_sock_from_file
+        (EntrySampler, "kernel_entries", 175, r"5\.15"),  # bpf_task_pt_regs
+        (SocketIterator, "socket_iterator", 162, r"5\.11"),  # bpf_sock_from_file
     ],
 )
 def test_a_kernel_without_the_helper(

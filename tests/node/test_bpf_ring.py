@@ -12,7 +12,7 @@ from minerwatch.node.bpf_ring import BpfRing, finished
 
 
 def opened() -> BpfRing:
-    return BpfRing("executed", 152, 100, needs="Linux 5.8", what="copier")
+    return BpfRing("executed_code", 152, 100, needs="Linux 5.8", what="copier")
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,9 @@ def test_it_can_be_closed_and_opened_again() -> None:
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-@pytest.mark.parametrize("program", ["code", "executed", "sockets", "tasks"])
+@pytest.mark.parametrize(
+    "program", ["executed_code", "kernel_entries", "socket_iterator", "task_iterator"]
+)
 def test_the_committed_object_is_what_the_source_builds_to(
     program: str, machine: str, tmp_path: Path
 ) -> None:

@@ -284,7 +284,7 @@ def test_a_forged_packet_accuses_no_process(
 
 def start_of(pid: int) -> tuple[int, int]:
     """The local port and the SYN's number of the one connection of a process."""
-    iterator = BpfIterator("sockets", ROW.size)
+    iterator = BpfIterator("socket_iterator", ROW.size)
     try:
         records = [r for each in iterator.pieces() for r in ROW.iter_unpack(each)]
     finally:

@@ -3,7 +3,7 @@
 // Where each task of user space was interrupted when it last entered the kernel, read through a BPF
 // task iterator. There is no address of one that called the kernel: it chooses where it does that.
 // It needs bpf_task_pt_regs (Linux 5.15), so it is an object of its own: kernels that lack it still
-// load tasks.bpf.c.
+// load task_iterator.bpf.c.
 
 #include "types.h"
 
