@@ -23,7 +23,7 @@ from minerwatch.agent.self_report import SelfReport
 from minerwatch.api.orders import HISTORY
 from minerwatch.api.port import FULL_REPORT_PATH, REPORT_PATH, audience
 from minerwatch.api.snapshot import encode_agent
-from minerwatch.api.types import AgentStatus
+from minerwatch.api.types import AgentStatus, ContainerStatus
 from minerwatch.config.schema import Config
 from minerwatch.config.values import host_and_port, is_loopback
 from minerwatch.errors import MinerwatchError
@@ -136,8 +136,15 @@ class Endpoints:
     def _open_web(self) -> WebEndpoint:
         from minerwatch.agent.web_endpoint import NodeView, WebEndpoint  # imports Rich
 
-        view = NodeView(self._parts, self.status)
+        view = NodeView(self._statuses, self.status, self._tick_age_s, self._parts.recorder)
         return WebEndpoint(self._state.config, view, self._log_error)
+
+    def _statuses(self, max_processes: int) -> list[ContainerStatus]:
+        return self._parts.node.statuses(max_processes, self._parts.culling.status)
+
+    def _tick_age_s(self) -> float | None:
+        last_s = self._state.last_tick_s
+        return None if last_s is None else self._parts.now_s() - last_s
 
     def _public_routes(self) -> Routes:
         return {
@@ -182,10 +189,10 @@ class Endpoints:
 
         Empty if it is healthy.
         """
-        state = self._state
-        since_s = state.last_tick_s if state.last_tick_s is not None else state.started_s
-        age_s = self._parts.now_s() - since_s
-        if age_s > _MAX_TICKS_MISSED * state.config.interval + _TICK_GRACE_S:
+        age_s = self._tick_age_s()
+        if age_s is None:
+            age_s = self._parts.now_s() - self._state.started_s
+        if age_s > _MAX_TICKS_MISSED * self._state.config.interval + _TICK_GRACE_S:
             return f"the last tick ended {age_s:.0f} s ago"
         dead = [each.name for each in revive_all() if each.is_dead and self._is_down(each)]
         return f"no thread can be started for: {', '.join(dead)}" if dead else ""

@@ -14,8 +14,8 @@ from urllib.parse import parse_qs, unquote
 
 import msgspec
 
-from minerwatch.agent.parts import Parts
-from minerwatch.api.types import AgentStatus
+from minerwatch.agent.recorder import Recorder
+from minerwatch.api.types import AgentStatus, ContainerStatus
 from minerwatch.config.schema import Config
 from minerwatch.config.values import host_and_port
 from minerwatch.errors import TargetError
@@ -132,28 +132,34 @@ class WebEndpoint:
 class NodeView:
     """The state of an agent's node, as pages show it."""
 
-    def __init__(self, parts: Parts, status: Callable[[], AgentStatus]) -> None:
-        self._parts = parts
+    def __init__(
+        self,
+        statuses: Callable[[int], list[ContainerStatus]],
+        status: Callable[[], AgentStatus],
+        tick_age_s: Callable[[], float | None],
+        recorder: Recorder,
+    ) -> None:
+        """``statuses`` has as many processes of each container as it is called with."""
+        self._statuses = statuses
         self._status = status
+        self._tick_age_s = tick_age_s
+        self._recorder = recorder
         self._history: tuple[Sequence[object], float, History] | None = None
 
     def __call__(self, processes: int) -> View:
         """Return the state as of the last tick."""
-        parts = self._parts
-        tick_s = parts.state.last_tick_s
-        statuses = parts.node.statuses(processes, parts.culling.status)
         return View(
-            statuses,
+            self._statuses(processes),
             self._status(),
             machine_totals(),
             self._past(),
             datetime.now(UTC),
-            tick_age_s=None if tick_s is None else parts.now_s() - tick_s,
+            tick_age_s=self._tick_age_s(),
         )
 
     def _past(self) -> History | None:
         """Return the last week, read again at most once a minute."""
-        journal = self._parts.recorder.journal
+        journal = self._recorder.journal
         if journal is None:
             return None
         now_s, stamps = time.time(), journal.files.stamps()
