@@ -68,7 +68,7 @@ class Line:
 
     @property
     def is_false_alarm(self) -> bool:
-        """Whether an innocent would be woken up for, or worse."""
+        """Return True if an innocent would be woken up for, or worse."""
         return self.recorded.label == "benign" and (self.level >= ALARM or self.outcome.cullable)
 
     @property

@@ -70,7 +70,7 @@ class Orphan:
 
     @property
     def is_running(self) -> bool:
-        """Whether it is there and has not ended."""
+        """Return True if it is there and has not ended."""
         try:
             stat = Path(f"/proc/{self.pid}/stat").read_bytes()
         except OSError:

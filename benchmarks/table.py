@@ -40,7 +40,7 @@ class Budget:
     is_least: bool = False
 
     def is_met_by(self, value: float) -> bool:
-        """Whether ``value`` keeps to it."""
+        """Return True if ``value`` keeps to it."""
         return value >= self.limit if self.is_least else value <= self.limit
 
     def text(self, unit: str) -> str:
@@ -62,7 +62,7 @@ class Row:
 
     @property
     def outcome(self) -> Outcome:
-        """Whether the budget was kept to."""
+        """Return True if the budget was kept to."""
         if self.budget is None:
             return Outcome.NO_BUDGET
         if self.value is None:

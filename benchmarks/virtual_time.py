@@ -63,7 +63,7 @@ class Promise(Generic[Value]):
 
     @property
     def is_over(self) -> bool:
-        """Whether it has been kept, or nobody waits for it any more."""
+        """Return True if it has been kept, or nothing waits for it any more."""
         return self._is_over
 
     def keep(self, value: Value) -> None:

@@ -46,7 +46,7 @@ def parse_cmdline(text: str, image: str) -> tuple[str, bool]:
 
 
 def _is_title(text: str, arguments: list[str], image: str) -> bool:
-    """Return whether a process wrote this over its arguments, as setproctitle(3bsd) does.
+    """Return True if a process wrote this over its arguments, as setproctitle(3bsd) does.
 
     execve(2) ends each argument with one NUL byte. A shorter title is filled up with more. A longer
     one shows as a single argument (fs/proc/base.c, get_mm_proctitle), which has blanks in it, or is

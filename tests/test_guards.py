@@ -51,6 +51,7 @@ def test_sizes(source: str, found: list[str]) -> None:
         ('x = f"for {1} whom"\n', 1),
         ('def f():\n    """What it is."""\n', 1),
         ('class A:\n    """Whether it is."""\n', 1),
+        ('def f():\n    """Return whether it is."""\n', 1),
         ('"""How."""\n', 1),
         ('def f():\n    """The rest."""\n', 1),
         ('def f():\n    """``a`` and the rest."""\n', 1),

@@ -43,7 +43,7 @@ def contents() -> Contents:
 
 
 def matches(path: str, patterns: Iterable[str]) -> bool:
-    """Whether one of ``patterns`` is of ``path``; a * matches slashes, too."""
+    """Return True if one of ``patterns`` is of ``path``; a * matches slashes, too."""
     return any(fnmatchcase(path, pattern) for pattern in patterns)
 
 

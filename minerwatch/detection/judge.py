@@ -94,7 +94,7 @@ class _History:
 
     @property
     def is_needed(self) -> bool:
-        """Return whether a later verdict depends on it."""
+        """Return True if a later verdict depends on it."""
         return self.level is not Level.CLEAR or bool(
             self.first_seen_s or self.matched or self.found
         )

@@ -97,7 +97,7 @@ class ClusterNode:
 
     @property
     def has_listed(self) -> bool:
-        """Return whether the node's pods were ever known."""
+        """Return True if the node's pods were ever known."""
         return self._pods.synced_unix_s is not None
 
     @property
@@ -159,7 +159,7 @@ class ClusterNode:
         return identity_of(container, self._pods.cache, self._asked, self._trust)
 
     def may_announce(self, container: Container) -> bool:
-        """Return whether its name is known, or was waited for; for the thread that ticks."""
+        """Return True if its name is known, or was waited for; for the thread that ticks."""
         return self._names.is_over(container, self.identity(container), time.monotonic())
 
     def facts(self, container: Container) -> Facts:
@@ -302,7 +302,7 @@ class NameWait:
         self._since_s: OrderedDict[ContainerKey, float] = OrderedDict()
 
     def is_over(self, container: Container, identity: Identity | None, now_s: float) -> bool:
-        """Return whether ``container`` may be announced under the name that it has now."""
+        """Return True if ``container`` may be announced under the name that it has now."""
         if container.kind is not ContainerKind.POD or (identity and identity.is_named):
             self._since_s.pop(container.key, None)
             return True

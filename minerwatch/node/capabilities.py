@@ -54,7 +54,7 @@ def blind_spots(proc: Path, *, opens_files: bool = False) -> tuple[str, ...]:
 
 
 def hides_others(proc: Path) -> bool:
-    """Return whether PID 1 cannot be read: with hidepid only the agent's own can (proc(5))."""
+    """Return True if PID 1 cannot be read: with hidepid only the agent's own can (proc(5))."""
     if not (proc / "self").is_symlink():
         return False  # a recorded /proc
     try:
@@ -64,7 +64,7 @@ def hides_others(proc: Path) -> bool:
 
 
 def is_in_first_namespace(kind: str) -> bool:
-    """Return whether this process is in the host's own ``pid`` or ``cgroup`` namespace."""
+    """Return True if this process is in the host's own ``pid`` or ``cgroup`` namespace."""
     try:
         return os.readlink(f"/proc/self/ns/{kind}") == f"{kind}:[{_FIRST_NAMESPACES[kind]}]"  # noqa: PTH115
     except OSError:  # before Linux 4.6 there is only one of cgroups

@@ -70,7 +70,7 @@ def pod_uid_of(name: str) -> str:
 
 
 def is_kubernetes_own(name: str) -> bool:
-    """Return whether the kubelet or its runtime names its folders like this."""
+    """Return True if the kubelet or its runtime names its folders like this."""
     return "kubepods" in name or bool(pod_uid_of(name))
 
 
@@ -92,7 +92,7 @@ def workload_of(folder: FolderName, *, units: bool) -> Workload | None:
 
 
 def holds_containers(outer: Container) -> bool:
-    """Return whether a container in ``outer`` is nested in it.
+    """Return True if a container in ``outer`` is nested in it.
 
     The host and a system service only start the containers below their cgroups.
     """
@@ -102,7 +102,7 @@ def holds_containers(outer: Container) -> bool:
 
 
 def is_run_by_a_user(outer: Container) -> bool:
-    """Return whether it is, or is below, a user's own systemd, which names cgroups freely."""
+    """Return True if it is, or is below, a user's own systemd, which names cgroups freely."""
     return "/user@" in outer.cgroup and outer.kind in (ContainerKind.UNIT, ContainerKind.ENGINE)
 
 
@@ -152,7 +152,7 @@ def _unit_manager(folder: FolderName) -> str:
 
 
 def _is_inside(outer: Container | None) -> bool:
-    """Return whether folders in ``outer`` belong to it, rather than being units of their own."""
+    """Return True if folders in ``outer`` belong to it, rather than being units of their own."""
     return (
         outer is not None and outer.kind is not ContainerKind.HOST and not is_run_by_a_user(outer)
     )

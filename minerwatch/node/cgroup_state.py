@@ -135,7 +135,7 @@ class Cgroup:
 
     @property
     def is_active(self) -> bool:
-        """Return whether something may have changed in it, given that its pod is active."""
+        """Return True if something may have changed in it, given that its pod is active."""
         return self.owner is None or self.owner.is_active
 
     def read_again(self, tick: int) -> None:
@@ -191,7 +191,7 @@ class Accounts:
             del self.cut[cgroup], cgroup.account.cut[cgroup]
 
     def has_room(self, cgroup: Cgroup) -> bool:
-        """Return whether more children could be known than when the cgroup was listed."""
+        """Return True if more children could be known than when the cgroup was listed."""
         if cgroup not in self.cut:
             return True
         return not self._is_deepest(cgroup) and self._room(cgroup.account) > 0
@@ -231,7 +231,7 @@ class Accounts:
         return Account(bounds.below_other, state, is_tenants=is_tenants)
 
     def _is_deepest(self, cgroup: Cgroup) -> bool:
-        """Return whether children of the cgroup are never listed."""
+        """Return True if children of the cgroup are never listed."""
         return cgroup.depth >= self._bounds.depth or len(cgroup.path) > _MAX_PATH_BYTES
 
     def _room(self, account: Account) -> int:
@@ -273,7 +273,7 @@ class PodClaims:
             del self._claims[uid]
 
     def is_refuted(self, pod_uid: str, depth: int) -> bool:
-        """Return whether the pod is claimed inside fewer engines' containers elsewhere."""
+        """Return True if the pod is claimed inside fewer engines' containers elsewhere."""
         return any(claim < depth for claim in self._claims.get(pod_uid, ()))
 
     def pop_contested(self) -> set[str]:

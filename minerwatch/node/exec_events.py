@@ -104,7 +104,7 @@ def exec_pid(message: bytes | bytearray, length: int) -> int | None:
 
 
 def is_answer(message: bytes, token: int) -> bool:
-    """Return whether a message answers the request with ``token``. Raises OSError if refused.
+    """Return True if a message answers the request with ``token``. Raises OSError if refused.
 
     All listeners receive the answers to all: the own one has the request's ack, and one more.
     """

@@ -115,7 +115,7 @@ def content_of(reader: ContentReader, process: subprocess.Popen[bytes]) -> tuple
 
 
 def holds(process: subprocess.Popen[bytes]) -> bool:
-    """Whether some memory of the process, whatever it is, shows a pattern."""
+    """Return True if some memory of the process, whatever it is, shows a pattern."""
     for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines():
         addresses, rights = line.split()[:2]
         start, end = (int(number, 16) for number in addresses.split("-"))

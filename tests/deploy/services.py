@@ -114,7 +114,7 @@ class Prometheus(Service):
         return found
 
     def has(self, expression: str) -> bool:
-        """Whether there is any series yet; also False while the server starts."""
+        """Return True if there is any series yet; also False while the server starts."""
         try:
             return bool(self.query(expression))
         except urllib.error.HTTPError as error:

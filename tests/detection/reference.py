@@ -264,7 +264,7 @@ def _tokens(value: str) -> list[Any]:
 
 
 def _glob(pattern: list[Any], text: str) -> bool:
-    """Whether all of ``text`` fits; ``reached`` are the places in it where the pattern may be."""
+    """Return True if all of ``text`` fits; ``reached``: where in it the pattern may be."""
     reached = {0}
     for token in pattern:
         if token is STAR:

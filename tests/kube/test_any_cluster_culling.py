@@ -215,7 +215,7 @@ def bind_to_node(cluster: AnyCluster, account: str) -> None:
 
 
 def is_refused(actions: Actions, asked: Decision, version: str = "") -> bool:
-    """Whether the policy refuses it; any other refusal is raised."""
+    """Return True if the policy refuses it; any other refusal is raised."""
     try:
         actions.send(request(asked, version))
     except ApiError as error:

@@ -71,7 +71,7 @@ def go_on(child: subprocess.Popen[bytes]) -> None:
 
 
 def shows(reader: ProcessReader, pid: int, holds: Callable[[Process], object]) -> bool:
-    """Whether ``pid`` was read, and ``holds``; while it execs it may not be."""
+    """Return True if ``pid`` was read, and ``holds``; while it execs it may not be."""
     process = reader.read([pid]).get(pid)
     return process is not None and bool(holds(process))
 

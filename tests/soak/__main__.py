@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def _has_kept(chosen: argparse.Namespace, form: str) -> bool:
-    """Whether the agent kept all that it promises."""
+    """Return True if the agent kept all that it promises."""
     in_cluster = form == "cluster"
     limits = Limits(memory_mib=_FORMS[form])
     print(f"\n{form}, {limits}", flush=True)
