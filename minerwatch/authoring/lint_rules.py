@@ -12,17 +12,11 @@ from functools import cache
 from minerwatch.authoring.diagnostic import Problems
 from minerwatch.authoring.lint_conditions import did_you_mean
 from minerwatch.authoring.schema import rule_schema
-from minerwatch.detection.fields import KNOWN_FIELDS, SIGMA_FIELDS
+from minerwatch.detection.fields import CPU_FIELDS, KNOWN_FIELDS, SIGMA_FIELDS
 from minerwatch.detection.sigma.rule import LEVEL_SCORES, Filter, Rule
 from minerwatch.detection.sigma.yaml_document import Document, KeyPath, Value
 from minerwatch.model import Facts, FactValue, Maturity, Signal
 
-_CPU_FIELDS = frozenset(
-    (
-        *("Age", "CpuCores", "CpuSeconds", "CpuFlatness", "Threads", "SaturatedThreads"),
-        *("ContainerCpuCores", "ContainerCpuLimit", "ContainerCpuHours"),
-    )
-)
 _RANDOM_UUID = 4
 _MAX_SCORE_DEVIATION = 29
 """Largest distance of a score from its level's: behaviour scores at most 29 at any level."""
@@ -117,7 +111,7 @@ def check_score(rule: Rule, document: Document) -> Problems:
         nearest = min(LEVEL_SCORES, key=lambda level: abs(LEVEL_SCORES[level] - rule.score))
         text = f"level {rule.level} means {usual}, but the score is {rule.score:g}: use {nearest}"
         yield document.line("level"), text
-    if rule.signal is not Signal.BEHAVIOUR and rule.fields and rule.fields <= _CPU_FIELDS:
+    if rule.signal is not Signal.BEHAVIOUR and rule.fields and rule.fields <= CPU_FIELDS:
         text = (
             f"all fields measure CPU usage, but the signal is {rule.signal}: use behaviour, or two"
             " rules confirm each other by one measurement"

@@ -235,6 +235,13 @@ _OF_CONTAINER = frozenset(
     )
 )
 
+CPU_FIELDS = frozenset(
+    field.name
+    for field in _FIELDS
+    if field.dynamic and field.source in (_STAT, _CPU, _CGROUP) and field.unit != "bool"
+)
+"""The fields that measure only CPU usage."""
+
 _POOLED = frozenset(
     (
         *("HashCodeShare", "MixingCodeShare", "FloatCodeShare", "PairConversionShare"),
