@@ -26,6 +26,7 @@ from minerwatch.node.yara_scan import compile_errors
 from minerwatch.untrusted_text.display import printable
 from minerwatch.worker import Worker
 
+_MAX_PAUSE_S = 600.0
 _MAX_LOAD_S = 300.0
 """A child that takes longer hangs, mostly on a file system that does."""
 
@@ -80,7 +81,6 @@ class RuleLoader:
         *,
         load: Load = load_in_child,
         first_pause_s: float = 30.0,
-        last_pause_s: float = 600.0,
     ) -> None:
         """``on_done`` is called in another thread as soon as ``answer`` has a result.
 
@@ -91,7 +91,7 @@ class RuleLoader:
         self._on_done = on_done
         self._on_error = on_error
         self._load = load
-        self._backoff = Backoff(first_pause_s, last_pause_s)
+        self._backoff = Backoff(first_pause_s, _MAX_PAUSE_S)
         self._checks_content = False
         self._answers: queue.SimpleQueue[RuleSet | None] = queue.SimpleQueue()
         self._is_busy = False

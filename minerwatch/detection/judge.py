@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING
@@ -226,12 +226,12 @@ _PLANTED = "UnreachablePerSecond"
 """A neighbour can send these answers unasked."""
 
 
-def is_cullable(verdict: Verdict, abuses: Collection[Abuse] = CULLABLE) -> bool:
-    """Return True if the findings of one of ``abuses`` alone permit an action."""
-    return proven_abuse(verdict, abuses) is not None
+def is_cullable(verdict: Verdict) -> bool:
+    """Return True if the findings of one kind of abuse alone permit an action."""
+    return proven_abuse(verdict) is not None
 
 
-def proven_abuse(verdict: Verdict, abuses: Collection[Abuse] = CULLABLE) -> Abuse | None:
+def proven_abuse(verdict: Verdict) -> Abuse | None:
     """Return the kind of abuse whose findings permit an action; None if none does.
 
     One process, with the findings on the container as a whole, must be ``confirmed`` by rules of
@@ -249,7 +249,7 @@ def proven_abuse(verdict: Verdict, abuses: Collection[Abuse] = CULLABLE) -> Abus
         abuse
         for own in _by_process(stable)
         for abuse, findings in _by_abuse(own).items()
-        if abuse in CULLABLE.intersection(abuses) and _is_proof(abuse, findings)
+        if abuse in CULLABLE and _is_proof(abuse, findings)
     )
     return next(proven, None)
 

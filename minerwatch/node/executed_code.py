@@ -131,7 +131,6 @@ class CodeSampler:
     def __init__(
         self,
         hz: float = DEFAULT_HZ,
-        spread: float = _SPREAD,
         redraw_s: float = _REDRAW_S,
         *,
         copies: BpfRing | None = None,
@@ -151,7 +150,6 @@ class CodeSampler:
         self.failures = {"lost": 0, "cpu": 0}
         self.has_cgroups = True
         self._mean_s = 1 / hz
-        self._spread = spread
         self._redraw_s = redraw_s
         self._period_s = self._drawn_period_s()
         self._drawn_at_s = time.monotonic()
@@ -201,7 +199,7 @@ class CodeSampler:
             copies.close()
 
     def _drawn_period_s(self) -> float:
-        return self._mean_s * random.uniform(1 - self._spread, 1 + self._spread)  # noqa: S311
+        return self._mean_s * random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311
 
     def _close_silent(self) -> None:
         """Close those that have written nothing since the last call: idle CPUs, or dropped."""
@@ -296,7 +294,7 @@ def copying_sampler(hz: float = DEFAULT_HZ, redraw_s: float = _REDRAW_S) -> Code
     copies = BpfRing(
         "executed_code", COPY.size - 8, records, needs="Linux 5.8", what="copier of code"
     )
-    return CodeSampler(hz, redraw_s=redraw_s, copies=copies)
+    return CodeSampler(hz, redraw_s, copies=copies)
 
 
 def copying_into(copies: BpfRing) -> OpenRing:

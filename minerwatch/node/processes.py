@@ -36,6 +36,7 @@ _HIDDEN_AFTER_HANGS = 3
 _FIRST_RETRY_S = 10.0
 _LAST_RETRY_S = 3600.0
 _MAX_THREADS = 4096
+_SATURATED = 0.95
 _MAX_KIB_DIGITS = 18
 
 
@@ -48,16 +49,16 @@ class MemoryUse:
 
 
 def saturated_threads(
-    before: Mapping[int, float], after: Mapping[int, float], elapsed_s: float, share: float = 0.95
+    before: Mapping[int, float], after: Mapping[int, float], elapsed_s: float
 ) -> int:
-    """Count the threads that ran for ``share`` of the time between two ``thread_cpu`` readings.
+    """Count the threads that ran for 95 % of the time between two ``thread_cpu`` readings.
 
     A reading is exact to 20 ms (user and system time are each cut to a tick), so the readings
     should be a second or more apart.
     """
     if elapsed_s <= 0:
         return 0
-    needed_s = share * elapsed_s
+    needed_s = _SATURATED * elapsed_s
     return sum(tid in before and cpu_s - before[tid] >= needed_s for tid, cpu_s in after.items())
 
 

@@ -7,7 +7,6 @@ table of files: it is not seen, here or in /proc.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import random
 import socket
@@ -181,16 +180,14 @@ class SocketIterator:
     sockets to read them all.
     """
 
-    def __init__(
-        self, library: ctypes.CDLL | None = None, *, reads_cpu_s: float = _READS_CPU_S
-    ) -> None:
+    def __init__(self, *, reads_cpu_s: float = _READS_CPU_S) -> None:
         """Load the program into the kernel. Raises SourceUnavailableError.
 
         ``reads_cpu_s``: CPU time after which ``unanswered`` reads no more.
         """
         self._reads_cpu_s = reads_cpu_s
         self._iterator = BpfIterator(
-            "socket_iterator", ROW.size, needs="Linux 5.11", library=library, what="socket iterator"
+            "socket_iterator", ROW.size, needs="Linux 5.11", what="socket iterator"
         )
         self.failures = self._iterator.failures
         self.failures["too_many"] = 0

@@ -174,7 +174,6 @@ class ExecutedCode:
         sampler: Sampler,
         locator: Locator,
         *,
-        proc: str = "/proc",
         program: GuardedProgram | None = None,
         hot: HotCode | None = None,
         pace: Pace | None = None,
@@ -183,9 +182,8 @@ class ExecutedCode:
         self._failures = dict.fromkeys(_FAILURES, 0)
         self._sampler = sampler
         self._locator = locator
-        self._proc = proc
         self._pace = pace or Pace()
-        self._program = program or GuardedProgram(PROGRAM, proc, needs_packages=True)
+        self._program = program or GuardedProgram(PROGRAM, "/proc", needs_packages=True)
         self._hot = hot
         self._lock = threading.Lock()
         self._processes: OrderedDict[ProcessId, tuple[Place, _Known]] = OrderedDict()
@@ -336,7 +334,7 @@ class ExecutedCode:
             place = located[pid]
             if place is not None:
                 by_place[place] = _SpotsAt(samples, indexes)
-            elif os.path.exists(f"{self._proc}/{pid}"):  # noqa: PTH110 - hot
+            elif os.path.exists(f"/proc/{pid}"):  # noqa: PTH110 - hot
                 self._failures["unplaced"] += len(indexes)
             else:
                 gone += map(samples.__getitem__, indexes)

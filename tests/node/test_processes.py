@@ -604,7 +604,6 @@ def test_saturated_threads() -> None:
     before = {1: 10.0, 2: 5.0, 3: 0.0, 5: 9.0}
     after = {1: 12.0, 2: 6.0, 3: 1.9, 4: 2.0, 5: 1.0}
     assert saturated_threads(before, after, 2.0) == 2
-    assert saturated_threads(before, after, 2.0, share=0.5) == 3
     assert saturated_threads(before, after, 0.0) == 0
 
 
