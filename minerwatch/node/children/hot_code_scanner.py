@@ -24,29 +24,21 @@ bounded: in pages, instructions, addresses and bytes.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import stat
-import sys
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import yara_x
 
 from minerwatch.node.children.machine_code import Decoder, Reference, References, Words, masked
 from minerwatch.node.children.mappings import Mapping, Mappings
-from minerwatch.node.children.scanning import (
-    ORDINARY,
-    PRESENT,
-    bound_cpu,
-    bound_itself,
-    put,
-    scanners_of,
-)
+from minerwatch.node.children.scanning import ORDINARY, PRESENT, serve
 from minerwatch.node.children.traced_code import PAGE, TracedCode, joined
 
 MAX_HOT_PAGES = 16
@@ -313,7 +305,7 @@ def _lies_below(name: bytes, point: bytes) -> bool:
 
 
 def answer(
-    question: dict[str, Any], decoder: Decoder, scanners: list[yara_x.Scanner]
+    decoder: Decoder, question: dict[str, Any], scanners: list[yara_x.Scanner]
 ) -> dict[str, Any]:
     """Return the names of the rules that match the hot code of a process, and its fingerprints."""
     proc: str = question["proc"]
@@ -339,19 +331,5 @@ def answer(
         process.close()
 
 
-def main() -> None:
-    """Answer until the input ends."""
-    bound_itself(10)
-    lines = iter(sys.stdin.buffer)
-    scanners, broken = scanners_of(json.loads(next(lines))["rules"], _SCAN_S)
-    put({"broken": broken})
-    decoder = Decoder()
-    for line in lines:
-        bound_cpu()
-        put(answer(json.loads(line), decoder, scanners))
-
-
 if __name__ == "__main__":
-    with suppress(BrokenPipeError, StopIteration):
-        main()
-    os._exit(0)  # the agent has exited; an ordinary exit would flush, and fail, once more
+    serve(partial(answer, Decoder()), niceness=10, scan_s=_SCAN_S)

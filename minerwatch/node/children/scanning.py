@@ -1,11 +1,14 @@
-"""Parts of both scanners of code: rules of YARA, the bounds of the process, its answers."""
+"""Parts of both scanners of code: their loop, the bounds of the process, rules of YARA."""
 
 from __future__ import annotations
 
 import json
 import os
 import resource
+import sys
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any, NoReturn
 
 import yara_x
 
@@ -23,7 +26,22 @@ _MAX_CPU_S = 20
 """RLIMIT_CPU, in case a scan exceeds its own limit."""
 
 
-def bound_itself(niceness: int) -> None:
+def serve(
+    answer: Callable[[dict[str, Any], list[yara_x.Scanner]], object], niceness: int, scan_s: int
+) -> NoReturn:
+    """Compile the rules of the first line, answer each line after it, and exit with the input."""
+    with suppress(BrokenPipeError, StopIteration):
+        _bound_itself(niceness)
+        lines = iter(sys.stdin.buffer)
+        scanners, broken = scanners_of(json.loads(next(lines))["rules"], scan_s)
+        put({"broken": broken})
+        for line in lines:
+            _bound_cpu()
+            put(answer(json.loads(line), scanners))
+    os._exit(0)  # the agent has exited; an ordinary exit would flush, and fail, once more
+
+
+def _bound_itself(niceness: int) -> None:
     """Yield the CPU to others, be killed first where memory is short, and do not grow."""
     # Not SCHED_IDLE: where a miner takes all cores, that would get one part in 300 of them.
     with suppress(OSError):
@@ -35,7 +53,7 @@ def bound_itself(niceness: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
-def bound_cpu() -> None:
+def _bound_cpu() -> None:
     """Bound the CPU time from now on: that of the next answer."""
     spent = resource.getrusage(resource.RUSAGE_SELF)
     cpu_s = int(spent.ru_utime + spent.ru_stime) + _MAX_CPU_S

@@ -31,26 +31,17 @@ Rules match pieces of 4 to 5 MiB, not mappings: texts within 512 KiB of each oth
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import yara_x
 
-from minerwatch.node.children.scanning import (
-    ORDINARY,
-    PRESENT,
-    bound_cpu,
-    bound_itself,
-    put,
-    scanners_of,
-)
+from minerwatch.node.children.scanning import ORDINARY, PRESENT, put, serve
 
 _MIB = 1 << 20
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -89,16 +80,10 @@ _DATA_NAMES = (b"[stack]", b"[heap]")
 _OF_DEVICES = (b"/dev/", b"/sys/", b"anon_inode:")
 
 
-def main() -> None:
-    """Answer until the input ends."""
-    bound_itself(19)
-    lines = iter(sys.stdin.buffer)
-    scanners, broken = scanners_of(json.loads(next(lines))["rules"], _WINDOW_S)
-    put({"broken": broken})
-    for line in lines:
-        bound_cpu()
-        scan = _Scan(scanners, json.loads(line))
-        put({"is_there": scan.run(), "failures": sorted(scan.failures)})
+def answer(question: dict[str, Any], scanners: list[yara_x.Scanner]) -> dict[str, Any]:
+    """Scan a process; write what matches, return what comes after that."""
+    scan = _Scan(scanners, question)
+    return {"is_there": scan.run(), "failures": sorted(scan.failures)}
 
 
 # One scan.
@@ -414,6 +399,4 @@ def scan_order(mapping: Mapping, own_file: FileId | None) -> tuple[bool, int, in
 
 
 if __name__ == "__main__":
-    with suppress(BrokenPipeError, StopIteration):
-        main()
-    os._exit(0)  # the agent has exited; an ordinary exit would flush, and fail, once more
+    serve(answer, niceness=19, scan_s=_WINDOW_S)

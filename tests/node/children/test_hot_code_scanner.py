@@ -428,14 +428,14 @@ def test_an_answer_has_names_and_no_code(memory: Memory) -> None:
     code = memory.map(SALSA + LOADS_MARK, READ | EXECUTE)
     scanners, broken = scanners_of([[RULE, ""]], 5)
     assert broken == []
-    found = answer(question(code), Decoder("x86_64"), scanners)
+    found = answer(Decoder("x86_64"), question(code), scanners)
     assert found == {"is_there": True, "names": ["Marked"], "fingerprints": [], "foreign": []}
 
 
 @pytest.mark.parametrize("changes", [{"start_ticks": 1}, {"pid": 1 << 22, "task_path": "4194304"}])
 def test_another_process_is_not_read(changes: dict[str, object], memory: Memory) -> None:
     code = memory.map(SALSA + LOADS_MARK, READ | EXECUTE)
-    assert answer(question(code, **changes), Decoder("x86_64"), []) == {"is_there": False}
+    assert answer(Decoder("x86_64"), question(code, **changes), []) == {"is_there": False}
 
 
 def test_a_broken_file_keeps_its_last_rules() -> None:
