@@ -7,6 +7,9 @@ file of the agent's own user permits nothing, until an operator has moved it awa
 
 A slot is held for an hour by the clock since boot, which no one can set. One from before the last
 boot counts as taken at the boot.
+
+The audit log bounds only what its own agent does. This file is of all agents whose logs are in one
+folder, and outlives a log that is moved away.
 """
 
 from __future__ import annotations
