@@ -1,4 +1,4 @@
-"""Only what is named here sends a request that changes the cluster, or a signal to a process."""
+"""Only what is named here changes the cluster, signals a process, or starts a program."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ _ENGINES = re.compile(r"/containers/\{")
 _POSTS = re.compile(r'"POST"|/exec"')
 _EVENTS = "kube/events.py"  # counts a repeated Event
 _CHILDREN = "node/"  # ends the agent's own children
+_STARTS = re.compile(
+    r"\bsubprocess\.[a-zP]|\bos\.(?:exec|posix_spawn|fork)|GuardedProgram\(|output_of\("
+)
 
 
 def _modules(pattern: re.Pattern[str]) -> set[str]:
@@ -56,3 +59,15 @@ def test_only_culling_changes_containers_of_engines() -> None:
     assert found == {"culling/actions.py", "culling/host_actions.py", "node/engine_names.py"}
     names = Path(minerwatch.__file__).parent / "node" / "engine_names.py"
     assert "AF_UNIX" not in names.read_text()  # it reads files
+
+
+def test_what_starts_programs() -> None:
+    assert _modules(_STARTS) == {
+        "node/guarded_child.py",
+        "node/canary.py",
+        *(f"node/{name}.py" for name in ("command_lines", "hot_code", "yara_scan")),
+        *(f"node/{name}.py" for name in ("overlay_layers", "exe_digests", "gpu_use")),
+        "probes/executed_code.py",
+        *("agent/rule_loader.py", "report/tls.py"),
+        "cli/top_screen/copies.py",  # tmux, of the person at the screen
+    }
