@@ -175,8 +175,7 @@ class Cases:
         """Ask the API server about the pod's controller, where the pod claims protection."""
         if case.pod is None or self.controllers is None or not claims_protection(case.pod):
             return case
-        carrier = case.carrier or case.container
-        is_controlled = self.controllers.checked(case.pod, carrier.container_id)
+        is_controlled = self.controllers.checked(case.pod, case.outermost.container_id)
         return replace(case, is_controlled=is_controlled)
 
     def _count_owners(self) -> int:

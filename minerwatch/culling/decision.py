@@ -149,7 +149,6 @@ def decision_line(case: Case, decision: Decision) -> DecisionLine:
 
 def container_name(case: Case) -> str:
     """Return the container's name in its pod, or the start of its id."""
-    carrier = case.carrier or case.container
     known = case.pod.containers if case.pod else ()
-    names = (each.name for each in known if each.container_id == carrier.container_id)
+    names = (each.name for each in known if each.container_id == case.outermost.container_id)
     return printable(next(names, case.container.container_id[:12]), 256)

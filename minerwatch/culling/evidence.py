@@ -207,7 +207,7 @@ def _pod(case: Case, most: int) -> dict[str, object] | None:
     pod, owner = case.pod, case.owner
     if pod is None:
         return None
-    judged = (case.carrier or case.container).container_id
+    judged = case.outermost.container_id
     return {
         "namespace": pod.namespace,
         "name": pod.name,

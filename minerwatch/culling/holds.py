@@ -11,9 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from threading import Lock
 
-from minerwatch.culling.proof import counting_findings
 from minerwatch.culling.records import Held
-from minerwatch.detection.judge import MAX_GAP_TICKS
+from minerwatch.detection.judge import MAX_GAP_TICKS, counting_findings
 from minerwatch.model import ContainerKey, ProcessId, Verdict
 
 _MAX_PAUSE_S = 3600.0  # a finding that has paused for so long is forgotten, however long it held
@@ -54,7 +53,7 @@ class Holds:
             self._updated_s = now_s
             for verdict in verdicts:
                 spans = self._containers.setdefault(verdict.container, {})
-                for finding in counting_findings(verdict):
+                for finding in counting_findings(verdict.findings):
                     for key in (finding.rule, (finding.rule, finding.process)):
                         spans.setdefault(key, _Span(verdict.at_s)).extend(verdict.at_s, gap_s)
             for container, spans in [*self._containers.items()]:

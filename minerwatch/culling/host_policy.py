@@ -26,7 +26,7 @@ ALWAYS_PROTECTED = (
 
 def host_identity_objections(case: Case) -> Iterator[Objection]:
     """Yield the reasons that lie in what the container is."""
-    container, carrier, pod = case.container, _carrier(case), case.pod
+    container, carrier, pod = case.container, case.outermost, case.pod
     if carrier.kind not in (ContainerKind.ENGINE, ContainerKind.UNIT):
         yield Objection(Reason.NOT_A_WORKLOAD, carrier.kind.value)
     if case.verdict.container != container.key:
@@ -39,7 +39,7 @@ def host_identity_objections(case: Case) -> Iterator[Objection]:
 
 def host_selection_objections(case: Case, pod: Pod, settings: HostCulling) -> Iterator[Objection]:
     """Yield the reasons that lie in the operator's configuration."""
-    container, own = _carrier(case), case.situation.own_cgroup
+    container, own = case.outermost, case.situation.own_cgroup
     if own == container.cgroup or own.startswith(f"{container.cgroup}/"):
         yield Objection(Reason.OWN_UNIT, "")
     if _is_protected(container, pod, settings):
@@ -86,15 +86,10 @@ def _is_protected(container: Container, pod: Pod, settings: HostCulling) -> bool
     return any(matches_any(name, (*settings.protected, *units)) for name in names)
 
 
-def _carrier(case: Case) -> Container:
-    """Return the container that the engine made: cgroups in it are its tenant's choice."""
-    return case.carrier or case.container
-
-
 def _is_of_hosts_engine(case: Case, pod: Pod) -> bool:
     """Return True if the engine can act on just this container: it is not nested in another."""
     is_engine = case.container.kind is ContainerKind.ENGINE and not _user_of(pod)
-    return is_engine and _carrier(case) == case.container
+    return is_engine and case.outermost == case.container
 
 
 def _is_named(container: Container, pod: Pod, settings: HostCulling) -> bool:

@@ -49,7 +49,7 @@ from minerwatch.culling.proof import (
 from minerwatch.culling.records import ENGINE_ACTIONS, PROCESS_ACTIONS, ActionRecord, Case, Moment
 from minerwatch.detection.judge import CULLABLE
 from minerwatch.kube.attributions import HubServer, hub_server
-from minerwatch.model import Action, Container, ContainerKind, Level, Outcome, Pod
+from minerwatch.model import Action, ContainerKind, Level, Outcome, Pod
 
 ALWAYS_PROTECTED = ("kube-system", "kube-public", "kube-node-lease")
 """Namespaces that no configuration opens; the agent's own is added."""
@@ -143,7 +143,7 @@ class _Evaluation:
             dry_run=self.dry_run,
             objections=objections,
             container=case.container.key,
-            container_id=self._carrier.container_id,
+            container_id=case.outermost.container_id,
             pod_uid=pod.uid if pod else case.container.pod_uid,
             namespace=pod.namespace if pod else "",
             pod=pod.name if pod else "",
@@ -191,10 +191,6 @@ class _Evaluation:
         pod = self.case.pod
         return pod is not None and is_tenants_own(pod, self.settings)
 
-    @property
-    def _carrier(self) -> Container:
-        return self.case.carrier or self.case.container
-
     # Objections.
 
     def _settings_objections(self) -> Iterator[Objection]:
@@ -238,7 +234,7 @@ class _Evaluation:
         if self.case.situation.is_host:
             yield from host_identity_objections(self.case)
             return
-        container, carrier, pod = self.case.container, self._carrier, self.case.pod
+        container, carrier, pod = self.case.container, self.case.outermost, self.case.pod
         if container.kind is not ContainerKind.POD:
             yield Objection(Reason.NOT_A_POD, container.kind.value)
         if self.case.verdict.container != container.key:
@@ -433,8 +429,7 @@ def _proof_objection(proof: Proof, settings: Culling) -> Objection:
 def _evaluation(
     case: Case, settings: Culling, history: History, now: Moment, reserved: str = ""
 ) -> _Evaluation:
-    carrier = case.carrier or case.container
-    exemptions = tuple(exemptions_of(case.pod, case.owner, carrier, settings, now))
+    exemptions = tuple(exemptions_of(case.pod, case.owner, case.outermost, settings, now))
     proof = proof_for(case, exemptions, frozenset(tripped(case.situation, settings)), settings)
     return _Evaluation(case, settings, history, now, proof, reserved)
 

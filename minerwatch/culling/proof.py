@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from fnmatch import fnmatchcase
 
 from minerwatch.config.schema import Culling, Exemption
 from minerwatch.culling.records import Case, Moment, Situation
-from minerwatch.detection.judge import of_worst_abuse, proven_abuse, score_of, signal_scores
+from minerwatch.detection.judge import (
+    counting_findings,
+    of_worst_abuse,
+    proven_abuse,
+    score_of,
+    signal_scores,
+)
 from minerwatch.model import (
     Abuse,
     Container,
@@ -19,7 +25,6 @@ from minerwatch.model import (
     Owner,
     Pod,
     ProcessId,
-    Signal,
     Verdict,
 )
 
@@ -31,15 +36,6 @@ _WILDCARDS = frozenset("*?[")
 def culled_abuses(settings: Culling) -> frozenset[Abuse]:
     """Return the kinds of abuse that the operator has switched culling on for."""
     return frozenset(Abuse(each.value) for each in settings.abuses)
-
-
-def counting_findings(verdict: Verdict) -> tuple[Finding, ...]:
-    """Return the findings that may count towards culling: stable rules, without behaviour."""
-    return tuple(
-        finding
-        for finding in verdict.findings
-        if finding.maturity is Maturity.STABLE and finding.signal is not Signal.BEHAVIOUR
-    )
 
 
 def rules_that_flag(
@@ -57,7 +53,7 @@ def rules_that_flag(
     abuses = culled_abuses(settings)
     return frozenset(
         finding.rule
-        for finding in counting_findings(verdict)
+        for finding in counting_findings(verdict.findings)
         if finding.abuse in abuses
         and not any(_covers(exemption, finding) for exemption in exemptions)
     )
@@ -98,39 +94,35 @@ def proof_for(
     ]
     counted = [finding for finding in meant if finding.rule not in broken]
     exemption = next((each for each in exemptions if not each.rules), None)
-    if exemption is None and _proven(verdict, stable) and not _proven(verdict, meant):
+    if exemption is None and proven_abuse(stable) and not proven_abuse(meant):
         exemption = next(
             each for each in exemptions if any(_covers(each, finding) for finding in stable)
         )
     held_long = [finding for finding in counted if held.of_container(finding) >= hold_s]
-    abuse = _proven(verdict, held_long) or _proven(verdict, counted)
+    abuse = proven_abuse(held_long) or proven_abuse(counted)
     of_abuse = [each for each in counted if each.abuse is abuse] or of_worst_abuse(counted)
     return Proof(
         abuse=abuse or next((each.abuse for each in of_worst_abuse(verdict.findings)), None),
-        switched_off=None if _proven(verdict, stable) else _proven(verdict, of_all_kinds),
+        switched_off=None if proven_abuse(stable) else proven_abuse(of_all_kinds),
         score=score_of(of_abuse),
         full_score=score_of(stable),
         signals=", ".join(signal_scores(of_abuse)),
         is_cullable=abuse is not None,
-        is_held=_proven(verdict, held_long) is not None,
-        is_cut_off=abuse is None and _proven(verdict, meant) is not None,
-        processes=tuple(_culprits(verdict, [f for f in of_abuse if held.of_process(f) >= hold_s])),
+        is_held=proven_abuse(held_long) is not None,
+        is_cut_off=abuse is None and proven_abuse(meant) is not None,
+        processes=tuple(_culprits([f for f in of_abuse if held.of_process(f) >= hold_s])),
         exemption=exemption,
         rules=tuple(sorted({finding.rule for finding in of_abuse})),
     )
 
 
-def _culprits(verdict: Verdict, findings: list[Finding]) -> Iterator[ProcessId]:
+def _culprits(findings: list[Finding]) -> Iterator[ProcessId]:
     """Yield the processes that are cullable by their own findings, by pid."""
     processes = {finding.process for finding in findings if finding.process is not None}
     for process in sorted(processes):
         own = [finding for finding in findings if finding.process in (process, None)]
-        if _proven(verdict, own):
+        if proven_abuse(own):
             yield process
-
-
-def _proven(verdict: Verdict, findings: list[Finding]) -> Abuse | None:
-    return proven_abuse(replace(verdict, findings=tuple(findings)))
 
 
 def _order(finding: Finding) -> tuple[object, ...]:

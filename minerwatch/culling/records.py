@@ -136,6 +136,11 @@ class Case:
     is_controlled: bool | None = None  # by a real controller, by the API; None: unknown
     owners: tuple[Attribution, ...] = ()  # all names, side by side
 
+    @property
+    def outermost(self) -> Container:
+        """The container that the pod or engine made: cgroups in it are its tenant's choice."""
+        return self.carrier or self.container
+
 
 class ActionRecord(msgspec.Struct, frozen=True):
     """One action, as the audit log keeps it; the last record with an id is valid."""

@@ -228,10 +228,19 @@ _PLANTED = "UnreachablePerSecond"
 
 def is_cullable(verdict: Verdict) -> bool:
     """Return True if the findings of one kind of abuse alone permit an action."""
-    return proven_abuse(verdict) is not None
+    return proven_abuse(verdict.findings) is not None
 
 
-def proven_abuse(verdict: Verdict) -> Abuse | None:
+def counting_findings(findings: Iterable[Finding]) -> list[Finding]:
+    """Return the findings that may count towards culling: stable rules, without behaviour."""
+    return [
+        finding
+        for finding in findings
+        if finding.maturity is Maturity.STABLE and finding.signal is not Signal.BEHAVIOUR
+    ]
+
+
+def proven_abuse(findings: Iterable[Finding]) -> Abuse | None:
     """Return the kind of abuse whose findings permit an action; None if none does.
 
     One process, with the findings on the container as a whole, must be ``confirmed`` by rules of
@@ -240,16 +249,11 @@ def proven_abuse(verdict: Verdict) -> Abuse | None:
     cause: names, arguments, addresses and data of an innocent process can be chosen by others, but
     not what its CPU executes, and not how many of its own connections fail.
     """
-    stable = [
-        finding
-        for finding in verdict.findings
-        if finding.maturity is Maturity.STABLE and finding.signal is not Signal.BEHAVIOUR
-    ]
     proven = (
         abuse
-        for own in _by_process(stable)
-        for abuse, findings in _by_abuse(own).items()
-        if abuse in CULLABLE and _is_proof(abuse, findings)
+        for own in _by_process(counting_findings(findings))
+        for abuse, of_abuse in _by_abuse(own).items()
+        if abuse in CULLABLE and _is_proof(abuse, of_abuse)
     )
     return next(proven, None)
 

@@ -421,7 +421,7 @@ EQUIVALENT = {
 }
 """What makes no difference, and why."""
 
-NO_CHECKS = ("counting_findings", "rules_that_flag", "_order")
+NO_CHECKS = ("rules_that_flag", "_order")
 """Functions that only prepare what others decide about, or put it in order."""
 
 

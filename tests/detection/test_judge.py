@@ -87,7 +87,7 @@ def test_scans_and_floods_are_culled_by_the_pods_own_counters_only(
     verdict = Judge().verdict(HERE, [counted, named], 0.0)
     assert verdict.level is Level.CONFIRMED
     is_proof = field in POD_COUNTERS and abuse in {Abuse.SCANNING, Abuse.FLOODING}
-    assert proven_abuse(verdict) is (abuse if is_proof else None)
+    assert proven_abuse(verdict.findings) is (abuse if is_proof else None)
     words = replace(counted, words_only=True)
     assert not is_cullable(Judge().verdict(HERE, [words, named], 0.0))
 
@@ -107,7 +107,7 @@ def test_answers_that_a_neighbour_can_send_are_no_proof(
     scan = seen(rule("a", score=88, signal=Signal.NETWORK, abuse=Abuse.SCANNING))
     named = seen(rule("b", score=88, signal=Signal.IDENTITY, abuse=Abuse.SCANNING))
     verdict = Judge().verdict(HERE, [replace(scan, evidence=shown), named], 0.0)
-    assert (proven_abuse(verdict) is Abuse.SCANNING) is is_proof
+    assert (proven_abuse(verdict.findings) is Abuse.SCANNING) is is_proof
 
 
 def test_scores_by_abuse_are_listed_worst_first() -> None:
@@ -442,7 +442,7 @@ def test_decoys_do_not_hide_the_scanner_behind_them(*, is_of_process: bool) -> N
     scanner = [seen(named, 5000), Sighting(fails, process, shown)]
     verdict = Judge().verdict(HERE, [*decoys, *scanner], 0.0)
     assert len(verdict.findings) == MAX_FINDINGS
-    assert proven_abuse(verdict) is Abuse.SCANNING
+    assert proven_abuse(verdict.findings) is Abuse.SCANNING
 
 
 def test_findings_of_another_abuse_neither_hide_nor_lift_a_miner() -> None:
@@ -457,4 +457,4 @@ def test_findings_of_another_abuse_neither_hide_nor_lift_a_miner() -> None:
     assert scores_by_abuse(verdict.findings)[Abuse.MINING] == 60
     computes = seen(rule("c", score=88, signal=Signal.COMPUTE))
     verdict = Judge().verdict(HERE, [named, computes, *noise], 0.0)
-    assert proven_abuse(verdict) is Abuse.MINING
+    assert proven_abuse(verdict.findings) is Abuse.MINING
