@@ -23,7 +23,7 @@ from minerwatch.view.culling_text import status_lines
 from minerwatch.view.executed_code import sentence
 from minerwatch.view.gpu_text import gpu_sentence, process_gpus
 from minerwatch.view.lines import Line, rendered, wrapped
-from minerwatch.view.score import BUSY_CORES, is_held, score_lines
+from minerwatch.view.score import BUSY_CORES, is_held, named_processes, score_lines
 from minerwatch.view.selection import abuse_of, full_name, limit_share
 from minerwatch.view.verdict_sentence import sentence_of
 
@@ -40,7 +40,6 @@ _SOURCE_LENGTH = 120
 _COMMAND_LENGTH = 240  # in the list of processes; what rules saw of it stands above
 _EXPECTED_LENGTH = 80
 _MAX_GROUPS = 8
-_MAX_PIDS = 5
 _MAX_FINDINGS = 10  # of one process
 _MAX_PROCESSES = 10
 _MIN_WIDTH = 40
@@ -263,11 +262,8 @@ def _findings(status: ContainerStatus, now: datetime) -> Iterator[Line]:
 
 
 def _whose(pids: Sequence[int | None]) -> str:
-    listed = [str(pid) for pid in pids[:_MAX_PIDS] if pid is not None]
-    if not listed:
-        return "the container as a whole"
-    more = f" and {len(pids) - len(listed)} more" if len(pids) > len(listed) else ""
-    return f"{'process' if len(pids) == 1 else 'processes'} {', '.join(listed)}{more}"
+    known = [pid for pid in pids if pid is not None]
+    return named_processes(known) if known else "the container as a whole"
 
 
 def _of_one(findings: Sequence[FindingStatus], now: datetime) -> Iterator[Line]:

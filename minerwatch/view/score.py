@@ -52,9 +52,10 @@ def _left_out(status: ContainerStatus) -> Iterator[str]:
     other_abuse = [f for f in status.findings if not f.counted and _is_other_abuse(f, status)]
     elsewhere = [f for f in status.findings if not f.counted and not _is_other_abuse(f, status)]
     if elsewhere:
+        pids = [*dict.fromkeys(each.pid for each in elsewhere if each.pid is not None)]
         where = "the host" if status.kind == ContainerKind.HOST.value else "the container"
         yield (
-            f"{counted(len(elsewhere), 'finding')} of {_processes(elsewhere)}: processes of"
+            f"{counted(len(elsewhere), 'finding')} of {named_processes(pids)}: processes of"
             f" {where} are unrelated, so the score is that of the worst one"
         )
     if other_abuse:
@@ -79,8 +80,8 @@ def _is_other_abuse(finding: FindingStatus, status: ContainerStatus) -> bool:
     return bool(finding.abuse and status.abuse) and finding.abuse != status.abuse
 
 
-def _processes(findings: Sequence[FindingStatus]) -> str:
-    pids = list(dict.fromkeys(finding.pid for finding in findings if finding.pid is not None))
+def named_processes(pids: Sequence[int]) -> str:
+    """Return ``processes 1, 2 and 3 more``."""
     more = f" and {len(pids) - _MAX_PIDS} more" if len(pids) > _MAX_PIDS else ""
     listed = ", ".join(map(str, pids[:_MAX_PIDS]))
     return f"{'process' if len(pids) == 1 else 'processes'} {listed}{more}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 from minerwatch.detection.condition import Condition, fields_of
 from minerwatch.detection.facts import with_destination_count
@@ -27,6 +28,7 @@ CATEGORY_SIGNALS = {
     "process_creation": Signal.IDENTITY,
     "network_connection": Signal.NETWORK,
 }
+_Word = TypeVar("_Word", Signal, Abuse)
 _OWN_KEYS = ("signal", "abuse", "score", "for", "tests")
 _DURATION = re.compile(r"(\d{1,7}(?:\.\d{1,3})?)\s*(ms|s|m|h|d)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -154,7 +156,7 @@ def rule_of(document: Document, lists: Lists) -> Rule | SkippedRule:
         title=text_of(document, "title"),
         path=document.path,
         signal=signal,
-        abuse=_abuse(document, own),
+        abuse=_chosen(document, "abuse", own.get("abuse", Abuse.MINING.value), Abuse),
         score=_score(document, own, signal, level),
         hold_s=_hold_s(document, own),
         level=level,
@@ -332,20 +334,15 @@ def _signal(document: Document, own: Mapping[str, Value], logsource: LogSource) 
             return CATEGORY_SIGNALS[logsource.category]
         reason = "minerwatch.signal: missing; only a logsource category gives it a default"
         raise document.error(reason, "minerwatch")
-    try:
-        return Signal(str(word))
-    except ValueError as error:
-        reason = f"minerwatch.signal: invalid {word!r}: use {_one_of(tuple(Signal))}"
-        raise document.error(reason, "minerwatch", "signal") from error
+    return _chosen(document, "signal", word, Signal)
 
 
-def _abuse(document: Document, own: Mapping[str, Value]) -> Abuse:
-    word = own.get("abuse", Abuse.MINING.value)
+def _chosen(document: Document, key: str, word: Value, words: type[_Word]) -> _Word:
     try:
-        return Abuse(str(word))
+        return words(str(word))
     except ValueError as error:
-        reason = f"minerwatch.abuse: invalid {word!r}: use {_one_of(tuple(Abuse))}"
-        raise document.error(reason, "minerwatch", "abuse") from error
+        reason = f"minerwatch.{key}: invalid {word!r}: use {_one_of(tuple(words))}"
+        raise document.error(reason, "minerwatch", key) from error
 
 
 def _score(document: Document, own: Mapping[str, Value], signal: Signal, level: str) -> float:

@@ -13,7 +13,7 @@ from minerwatch.untrusted_text.display import printable
 from minerwatch.view.agent_summary import agents_line, machine_totals, trouble_lines
 from minerwatch.view.campaigns import Campaign
 from minerwatch.view.lines import cut, padded
-from minerwatch.view.overview import missing_lines, scope_parts
+from minerwatch.view.overview import coverage_lines, scope_parts
 from minerwatch.view.screen.containers import Kind, Tree
 from minerwatch.view.screen.poll import Poll
 from minerwatch.view.screen.presentation import Presentation
@@ -111,11 +111,9 @@ def _troubles(shown: Presentation) -> Iterator[str]:
     if poll.coverage is None:
         if unknown := unknown_namespace(poll.statuses, shown.view.namespace):
             yield unknown
+        yield from trouble_lines(poll.agents, names=_MAX_NODES)
     else:
-        yield from missing_lines(poll.coverage.missing, names=_MAX_NODES)
-        if poll.coverage.blind_spot:
-            yield printable(poll.coverage.blind_spot, _TEXT_LENGTH)
-    yield from trouble_lines(poll.agents, names=_MAX_NODES)
+        yield from coverage_lines(poll.coverage, names=_MAX_NODES)
     yield from (printable(note, _TEXT_LENGTH) for note in poll.notes)
 
 
