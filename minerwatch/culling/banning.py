@@ -21,7 +21,6 @@ from minerwatch.culling.bans import (
     Candidate,
     HubBans,
     Notice,
-    OtherPods,
     ban_text,
     budget_objection,
     candidates,
@@ -216,12 +215,12 @@ class Banning:
         """Return the names to ban; ``elsewhere``: unflagged pods on other nodes, by name."""
         pod_uid = case.pod.uid if case.pod else ""
         owners = with_claims(case.owners, case.pod, self.context.culling)
-        seen = {}
+        seen: dict[Attribution, int | None] = {}
         for each in owners:
             here = self.sightings.unflagged(each, pod_uid, self._now_s)
             there = elsewhere.get(each.name)
             known = here is not None and there is not None
-            seen[each] = OtherPods((here or 0) + (there or 0) if known else None)
+            seen[each] = (here or 0) + (there or 0) if known else None
         return [*candidates(owners, seen, kinds, by_hand=by_hand)]
 
     def _entry(

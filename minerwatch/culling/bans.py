@@ -139,20 +139,13 @@ class HubBans(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class OtherPods:
-    """Other pods that a name stands behind, not flagged, within seven days; None: not known."""
-
-    unflagged: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Candidate:
     """A name that a ban may be for, and every reason against it."""
 
     kind: BanKind
     attribution: Attribution
     values: dict[str, str]
-    unflagged: int | None  # other pods of the name within seven days; None: not known
+    unflagged: int | None  # other pods of the name, within seven days; None: not known
     objections: tuple[str, ...]
 
 
@@ -163,21 +156,21 @@ def proof_objections(decision: Decision) -> tuple[Objection, ...]:
 
 def candidates(
     owners: Sequence[Attribution],
-    seen: Mapping[Attribution, OtherPods],
+    seen: Mapping[Attribution, int | None],
     kinds: Iterable[BanKind],
     *,
     by_hand: bool,
 ) -> Iterator[Candidate]:
-    """Yield the names of ``kinds`` among ``owners``; ``seen``: other pods of each."""
+    """Yield the names of ``kinds`` among ``owners``; ``seen``: ``unflagged`` of each."""
     wanted = frozenset(kinds)
     for each in owners:
         kind = _KINDS.get(each.kind)
         if kind in wanted and kind is not None:
             values, problem = _values(kind, each.name)
-            others = seen.get(each, OtherPods())
+            unflagged = seen.get(each)
             reasons = [*([problem] if problem else [])]
-            reasons += _objections(kind, each, others, by_hand=by_hand)
-            yield Candidate(kind, each, values, others.unflagged, tuple(reasons))
+            reasons += _objections(kind, each, unflagged, by_hand=by_hand)
+            yield Candidate(kind, each, values, unflagged, tuple(reasons))
 
 
 def budget_objection(hub_bans: HubBans, added: Sequence[Ban], settings: Bans, unix_s: float) -> str:
@@ -235,7 +228,7 @@ def _values(kind: BanKind, name: str) -> tuple[dict[str, str], str]:
 
 
 def _objections(
-    kind: BanKind, each: Attribution, others: OtherPods, *, by_hand: bool
+    kind: BanKind, each: Attribution, unflagged: int | None, *, by_hand: bool
 ) -> Iterator[str]:
     if each.is_claim:
         yield f"a tenant may have chosen it ({each.source}): see owners.hub_namespaces"
@@ -245,10 +238,10 @@ def _objections(
         return
     if not by_hand:
         yield "it is only banned by hand (minerwatch ban)"
-    if others.unflagged is None:
+    if unflagged is None:
         yield "its other users of the last seven days are not known on every node"
-    elif others.unflagged:
-        yield f"{others.unflagged} others used it in the last seven days and were not flagged"
+    elif unflagged:
+        yield f"{unflagged} others used it in the last seven days and were not flagged"
 
 
 def ban_text(ban: Ban) -> str:

@@ -65,7 +65,7 @@ class BudgetPace(SwapPace):
 
 
 class LeaseBudget:
-    """``records.KnownBudget`` in the Lease ``LEASE``; for many threads.
+    """``records.Budget`` in the Lease ``LEASE``; for many threads.
 
     ``failures`` counts failures by reason: the reasons of ApiError, and ``crowded`` if other agents
     were always faster.

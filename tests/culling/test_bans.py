@@ -31,7 +31,6 @@ from minerwatch.culling.bans import (
     Ban,
     HubBans,
     Notice,
-    OtherPods,
     budget_objection,
     candidates,
     network,
@@ -130,7 +129,7 @@ def reasons(
     kind: OwnerKind, name: str, seen: int | None, *, by_hand: bool = True, is_claim: bool = False
 ) -> list[str]:
     owners = [Attribution(kind, name, "somewhere", is_claim)]
-    found = candidates(owners, {owners[0]: OtherPods(seen)}, list(BanKind), by_hand=by_hand)
+    found = candidates(owners, {owners[0]: seen}, list(BanKind), by_hand=by_hand)
     return [reason for each in found for reason in each.objections]
 
 
