@@ -32,6 +32,7 @@ import msgspec
 
 from minerwatch.config.values import PodLabel
 from minerwatch.culling.decision import Decision
+from minerwatch.culling.host_policy import engine_of
 from minerwatch.culling.process_signals import PROC, STOPPED, Hits, is_own_proc, send_all, state
 from minerwatch.culling.records import ENGINE_ACTIONS
 from minerwatch.errors import NOT_JSON
@@ -88,11 +89,10 @@ class EngineRequest:
     container: ContainerKey  # the cgroup that was judged
     path: str
     dry_run: bool
-    method: str = "POST"
 
     def __str__(self) -> str:
         """Return it in one line, as shown to people."""
-        sent = f"{self.method} {self.path} to {self.engine}"
+        sent = f"POST {self.path} to {self.engine}"
         return (
             f"GET /containers/{self.container_id}/json, to check {sent}" if self.dry_run else sent
         )
@@ -244,7 +244,7 @@ def _segment(name: str) -> str:
 def _engine_request(decision: Decision, action: Action) -> EngineRequest:
     verb = "pause" if action is Action.PAUSE else f"stop?t={STOP_S}"
     return EngineRequest(
-        engine=decision.pod.partition("/")[0],
+        engine=engine_of(decision.pod),
         container_id=decision.container_id,
         container=decision.container,
         path=f"/containers/{decision.container_id}/{verb}",

@@ -90,7 +90,7 @@ class HostActions(ProcessActions):
         """Send ``request`` once; in a dry run only check it. Raises ApiError."""
         self._check(request.engine, request.container_id, request.container)
         if not request.dry_run:
-            self._request(request.engine, request.method, request.path)
+            self._request(request.engine, "POST", request.path)
 
     def unpause(self, record: ActionRecord) -> bool:
         """Continue a container that is paused; return False if it is not. Raises ApiError."""

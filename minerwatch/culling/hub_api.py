@@ -49,7 +49,6 @@ class _Token(msgspec.Struct):
 
 class _Server(msgspec.Struct):
     started: str | None = None
-    pending: str | None = None
 
 
 class _User(msgspec.Struct):
