@@ -16,6 +16,7 @@ _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\x1b": "\\e"}
 CUT = " …[cut]… "
 """Stands where the middle of a text was left out."""
 
+_MAX_NAME_CHARS = 256
 _MAX_REDACTED_CHARS = 8192
 """Length above which only both ends of a command line are searched for secrets, and shown."""
 
@@ -32,6 +33,11 @@ def printable(text: str, limit: int | None = None) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(_visible(text))
+
+
+def shown_name(name: str) -> str:
+    """Return a name fit to print, cut to 256 characters."""
+    return printable(name, _MAX_NAME_CHARS)
 
 
 def shortened(text: str, limit: int) -> str:

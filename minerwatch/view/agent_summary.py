@@ -9,13 +9,12 @@ from minerwatch.api.types import AgentStatus
 from minerwatch.config.values import DRY_RUN, ENFORCE, OFF
 from minerwatch.format import counted
 from minerwatch.kinds import MachineTotals
-from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.display import printable, shown_name
 
 _MODES = {str(OFF): "observe", str(DRY_RUN): "dry-run", str(ENFORCE): "enforce"}
 _NOT_SAID = "unknown"
 _MAX_VARIANTS = 3
 _WORD_LENGTH = 32
-_NAME_LENGTH = 256
 _TROUBLE_LENGTH = 400
 
 
@@ -63,7 +62,7 @@ def trouble_lines(agents: Sequence[AgentStatus], *, names: int | None = None) ->
     by_trouble: dict[str, list[str]] = {}
     for agent in agents:
         for trouble in agent.troubles:
-            node = printable(agent.node, _NAME_LENGTH)
+            node = shown_name(agent.node)
             by_trouble.setdefault(printable(trouble, _TROUBLE_LENGTH), []).append(node)
     return [f"{_listed(nodes, names)}: {trouble}" for trouble, nodes in by_trouble.items()]
 

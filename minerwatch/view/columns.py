@@ -9,7 +9,7 @@ from datetime import datetime
 from minerwatch.api.types import ContainerStatus
 from minerwatch.format import age, by_signal, percent
 from minerwatch.kinds import Level, Signal
-from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.display import printable, shown_name
 from minerwatch.view.executed_code import one_word
 from minerwatch.view.lines import fitted
 from minerwatch.view.selection import abuse_of, full_name, limit_share
@@ -17,7 +17,6 @@ from minerwatch.view.selection import abuse_of, full_name, limit_share
 NOTHING = "-"
 NAME = "CONTAINER"
 SINCE = "SINCE"
-NAME_LENGTH = 256
 _OWNER_WIDTH = 20
 _IMAGE_WIDTH = 40
 _REASON_LENGTH = 300
@@ -81,7 +80,7 @@ def gpus(status: ContainerStatus) -> str:
 
 
 def _named(text: str, width: int) -> str:
-    return fitted(printable(text, NAME_LENGTH), width) or NOTHING
+    return fitted(shown_name(text), width) or NOTHING
 
 
 # ``int``: no rounding lifts a score to a level that it has not.
@@ -117,7 +116,7 @@ AGE_COLUMN = Column(
     leaves=3,
     is_number=True,
 )
-NAME_COLUMN = Column(NAME, lambda status, _: printable(full_name(status), NAME_LENGTH))
+NAME_COLUMN = Column(NAME, lambda status, _: shown_name(full_name(status)))
 OWNER_COLUMN = Column("OWNER", lambda status, _: _named(status.owner, _OWNER_WIDTH), leaves=6)
 IMAGE_COLUMN = Column("IMAGE", lambda status, _: _named(status.image, _IMAGE_WIDTH), leaves=1)
 NODE_COLUMN = Column("NODE", lambda status, _: _named(status.node, _OWNER_WIDTH), leaves=5)

@@ -15,7 +15,7 @@ from minerwatch.detection.planted_words import COMMAND_FIELDS
 from minerwatch.format import age, byte_size, counted, percent
 from minerwatch.kinds import Abuse, ContainerKind, Level, Maturity, OwnerKind, Signal
 from minerwatch.model import FactValue
-from minerwatch.untrusted_text.display import printable, shortened, shown_command_line
+from minerwatch.untrusted_text.display import printable, shortened, shown_command_line, shown_name
 from minerwatch.untrusted_text.redaction import redacted
 from minerwatch.view.campaigns import Campaign
 from minerwatch.view.columns import LEVEL_STYLES
@@ -33,7 +33,6 @@ PROCESSES = "Processes (* has findings; then the busiest)"
 FACT_INDENT = 11
 """Columns before a fact about the container."""
 
-_NAME_LENGTH = 256
 _TITLE_LENGTH = 200
 _TEXT_LENGTH = 600
 _SOURCE_LENGTH = 120
@@ -137,7 +136,7 @@ def headline(status: ContainerStatus, now: datetime, width: int | None) -> list[
     """Return the name, the verdict, and what the verdict means."""
     meaning = _HELD if is_held(status) else _MEANINGS.get(status.level, "")
     return [
-        Text(printable(full_name(status), _NAME_LENGTH), "bold"),
+        Text(shown_name(full_name(status)), "bold"),
         Text.assemble(
             (printable(status.level, 16).upper(), LEVEL_STYLES.get(status.level, "bold")),
             f", score {status.score:g} of 100, for {_since(status.since, now)}",
@@ -426,7 +425,7 @@ def _short_id(status: ContainerStatus) -> str:
 
 def _word(text: str) -> str:
     """Return ``text`` as one word of a shell command; "" if it is unsafe to paste."""
-    is_harmless = text == printable(text, _NAME_LENGTH) and not text.startswith("-")
+    is_harmless = text == shown_name(text) and not text.startswith("-")
     return shlex.quote(text) if text and is_harmless else ""
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from minerwatch.api.types import AgentStatus, ContainerStatus, Unanswered
 from minerwatch.format import counted
 from minerwatch.kinds import MachineTotals
-from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.display import printable, shown_name
 from minerwatch.view.agent_summary import agents_line, machine_totals, trouble_lines
 from minerwatch.view.campaigns import Campaign
 from minerwatch.view.lines import cut, rendered
@@ -19,7 +19,6 @@ from minerwatch.view.table import banner, table
 
 _MAX_CAMPAIGNS = 5
 _MAX_NODES = 8  # that miss for one reason, by name
-_NAME_LENGTH = 256
 _REASON_LENGTH = 400
 
 
@@ -126,10 +125,10 @@ def missing_lines(missing: Sequence[Unanswered], *, names: int | None = None) ->
 
 def scope_parts(coverage: Coverage) -> tuple[str, str, str]:
     """Return context, namespace, and how many nodes answered."""
-    namespace = printable(coverage.namespace, _NAME_LENGTH)
+    namespace = shown_name(coverage.namespace)
     expected = coverage.answered + len(coverage.missing)
     return (
-        f"context {printable(coverage.context, _NAME_LENGTH)}",
+        f"context {shown_name(coverage.context)}",
         f"namespace {namespace}" if namespace else "all namespaces",
         f"{coverage.answered:,} of {counted(expected, 'node')} answered",
     )
@@ -142,9 +141,9 @@ def _scope(coverage: Coverage) -> str:
 
 def _nodes(missing: Sequence[Unanswered], names: int | None) -> str:
     if len(missing) == 1:
-        pod = f" ({printable(missing[0].pod, _NAME_LENGTH)})" if missing[0].pod else ""
-        return printable(missing[0].node, _NAME_LENGTH) + pod
-    listed = [printable(each.node, _NAME_LENGTH) for each in missing[:names]]
+        pod = f" ({shown_name(missing[0].pod)})" if missing[0].pod else ""
+        return shown_name(missing[0].node) + pod
+    listed = [shown_name(each.node) for each in missing[:names]]
     more = len(missing) - len(listed)
     return ", ".join(listed) + (f" and {counted(more, 'node')} more" if more else "")
 

@@ -13,11 +13,10 @@ from rich.text import Text
 from minerwatch.api.types import ContainerStatus
 from minerwatch.format import age, byte_size, counted
 from minerwatch.kinds import Level, MachineTotals
-from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.display import shown_name
 from minerwatch.view.columns import (
     LEVEL_STYLES,
     NAME,
-    NAME_LENGTH,
     NOTHING,
     SINCE,
     TABLE_COLUMNS,
@@ -82,7 +81,7 @@ def banner(
     statuses: Sequence[ContainerStatus], *, shown: int, machine: MachineTotals | None = None
 ) -> str:
     """Return one line: nodes, containers by level, processes, and what of the machine is busy."""
-    nodes = sorted({printable(status.node, NAME_LENGTH) for status in statuses})
+    nodes = sorted({shown_name(status.node) for status in statuses})
     where = (
         ", ".join(nodes) if len(nodes) <= _MAX_NODES else counted(len(nodes), "node")
     ) or "no node"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from minerwatch.api.types import ContainerStatus, ProcessStatus
 from minerwatch.format import byte_size, counted
-from minerwatch.untrusted_text.display import printable, shortened, shown_command_line
+from minerwatch.untrusted_text.display import printable, shortened, shown_command_line, shown_name
 from minerwatch.view.executed_code import one_word
 from minerwatch.view.explanation import FACT_INDENT, PROCESSES, headline, sections
 from minerwatch.view.gpu_text import process_gpus
@@ -19,7 +19,6 @@ from minerwatch.web.layout import DAY_S, View, ago, cell, chart_key, level_mark,
 
 _MAX_PROCESSES = 50
 _COMMAND_LENGTH = 600
-_NAME_LENGTH = 256
 _BUCKETS_PER_BAR = 4
 _PROSE = frozenset(("What this does not prove", "Culling"))
 
@@ -31,8 +30,8 @@ def container_page(view: View, status: ContainerStatus, key: str) -> str:
     facts, rest = every[:1], every[1:]
     return page(
         view,
-        printable(full_name(status), _NAME_LENGTH),
-        tag("h1", printable(full_name(status), _NAME_LENGTH)),
+        shown_name(full_name(status)),
+        tag("h1", shown_name(full_name(status))),
         tag("p", level_mark(status.level), verdict.plain.removeprefix(status.level.upper())),
         [tag("p", line.plain) for line in meaning],
         [_section(title, lines, status) for title, lines in facts],
@@ -50,7 +49,7 @@ def past_page(view: View, key: str, history: History) -> str:
         if found is not None
         else ["/".join(filter(None, (each.namespace, each.pod, each.container))) for each in lines]
     )
-    name = printable(names[0], _NAME_LENGTH)
+    name = shown_name(names[0])
     return page(
         view,
         name,
@@ -61,7 +60,7 @@ def past_page(view: View, key: str, history: History) -> str:
         [
             tag("p", ago(each.at, view.now), " ", level_mark(each.level),
                 f", was {printable(each.previous, 16)}, score {int(each.score)}",
-                tag("div", "; ".join(printable(rule.title, _NAME_LENGTH) for rule in each.rules),
+                tag("div", "; ".join(shown_name(rule.title) for rule in each.rules),
                     class_="why"))
             for each in lines
         ],

@@ -11,7 +11,7 @@ from minerwatch.api.journal import container_key
 from minerwatch.api.types import AgentStatus, ContainerStatus
 from minerwatch.format import age, counted
 from minerwatch.kinds import MachineTotals
-from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.display import printable, shown_name
 from minerwatch.view.agent_summary import agents_line
 from minerwatch.view.journal_history import History
 from minerwatch.web.html import Child, Markup, document, tag
@@ -24,7 +24,6 @@ NO_HISTORY = "Nothing is recorded yet: the journal gets its first CPU usage afte
 DAY_S = 86400.0
 
 _LINKS = (("Now", "/"), ("Processes", "/processes"), ("Last week", "/week"))
-_NAME_LENGTH = 256
 _STALE_TICKS, _STALE_S = 3, 15.0
 
 
@@ -43,7 +42,7 @@ class View:
 
 def page(view: View, title: str, *children: Child, path: str = "", refresh_s: int = 0) -> str:
     """Return a page with its head, links and foot."""
-    node = printable(view.agent.node, _NAME_LENGTH)
+    node = shown_name(view.agent.node)
     hidden = "" if view.shows_arguments else " · arguments, connections and users are hidden"
     return document(
         f"{title} · {node} · minerwatch",
@@ -96,7 +95,7 @@ def level_mark(level: str) -> Markup:
 
 def container_link(text: str, key: str) -> Markup:
     """Return a link to a container's page; ``key`` is ``container_key``'s."""
-    return tag("a", printable(text, _NAME_LENGTH), href=f"/container/{quote(key, safe='')}")
+    return tag("a", shown_name(text), href=f"/container/{quote(key, safe='')}")
 
 
 def page_key(status: ContainerStatus) -> str:

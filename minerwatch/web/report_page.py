@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.display import printable, shown_name
 from minerwatch.view.abuse_report import PROMETHEUS, Report
 from minerwatch.view.report_parts import (
     Name,
@@ -27,7 +27,6 @@ from minerwatch.web.style import CSS, REPORT_CSS, source_of
 
 _MAX_ROWS = 200
 _MAX_NOTES = 200
-_NAME_LENGTH = 256
 _BELOW_LENGTH = 400
 _CSS = CSS + REPORT_CSS
 _POLICY = f"default-src 'none'; style-src {source_of(_CSS)}; base-uri 'none'; form-action 'none'"
@@ -70,8 +69,8 @@ def report_page(report: Report) -> str:
 
 
 def _scope(report: Report) -> str:
-    scope = printable(report.scope, _NAME_LENGTH)
-    only = f"namespace {printable(report.namespace, _NAME_LENGTH)} only" if report.namespace else ""
+    scope = shown_name(report.scope)
+    only = f"namespace {shown_name(report.namespace)} only" if report.namespace else ""
     source = "by Prometheus" if report.source == PROMETHEUS else "by the agents' journals"
     return " · ".join(filter(None, (scope, only, source)))
 
@@ -161,7 +160,7 @@ def _row(part: Table, row: Row) -> Markup:
     why = printable(row.below, _BELOW_LENGTH)
     cells = []
     for number, (column, text) in enumerate(zip(part.columns, row.cells, strict=True)):
-        shown = printable(text, _NAME_LENGTH)
+        shown = shown_name(text)
         content: Markup | str = level_mark(shown) if shown in _LEVELS else shown
         if number == 0:
             below = tag("div", why, class_="why") if why else None
@@ -182,7 +181,7 @@ def _class_of(text: str, shown: str) -> str:
 def _notes(report: Report) -> list[Markup | None]:
     lines = []
     for each in report.notes[:_MAX_NOTES]:
-        of = f"{printable(each.node, _NAME_LENGTH)}: " if each.node else ""
+        of = f"{shown_name(each.node)}: " if each.node else ""
         why = f": {printable(each.detail, _BELOW_LENGTH)}" if each.detail else ""
         lines.append(tag("li", f"{of}{each.text}{why}"))
     return [

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from minerwatch.api.journal import ActionLine, AgentLine, VerdictLine
 from minerwatch.format import counted
 from minerwatch.kinds import Level
-from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.display import printable, shown_name
 from minerwatch.view.journal_history import ContainerHistory, History
 from minerwatch.web.chart import cpu_chart
 from minerwatch.web.html import Child, Markup, tag
@@ -29,7 +29,6 @@ _MAX_VERDICTS = 200
 _MAX_FLAGGED = 30
 _MAX_GAPS = 30
 _MIN_GAP_S = 300.0
-_NAME_LENGTH = 256
 _BUCKETS_PER_BAR = 4  # an hour
 _RULE_LENGTH = 120
 _MAX_RULES = 3
@@ -95,7 +94,7 @@ def _flagged_row(key: str, each: ContainerHistory) -> Markup:
         cell(f"{each.flagged_core_s / 3600:.2f}", "n", "CPU hours"),
         cell(level_mark(each.level)),
         cell(container_link(each.full_name, key), "name"),
-        cell(printable(each.owner, _NAME_LENGTH), "text", "owner"),
+        cell(shown_name(each.owner), "text", "owner"),
     )
 
 
@@ -141,7 +140,7 @@ def _verdict_row(view: View, line: VerdictLine) -> Markup:
             "name",
         ),
         cell(f"{line.cpu_cores:.2f}", "n", "cores"),
-        cell(printable(line.owner, _NAME_LENGTH), "text", "owner"),
+        cell(shown_name(line.owner), "text", "owner"),
     )  # fmt: skip
 
 
@@ -164,7 +163,7 @@ def _action_row(view: View, line: ActionLine) -> Markup:
         cell(ago(line.at, view.now)),
         cell(f"{printable(line.action, 16)}{tried}"),
         cell(printable(line.outcome, 16)),
-        cell(printable(f"{line.namespace}/{line.pod}", _NAME_LENGTH), "name"),
+        cell(shown_name(f"{line.namespace}/{line.pod}"), "name"),
     )
 
 

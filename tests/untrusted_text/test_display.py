@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minerwatch.untrusted_text.display import CUT, printable, shortened
+from minerwatch.untrusted_text.display import CUT, printable, shortened, shown_name
 from minerwatch.untrusted_text.redaction import redacted
 from tests.report.samples import HOSTILE, POOL, WALLET, hostile_text
 
@@ -43,6 +43,10 @@ def test_ordinary_text_of_any_language_is_left_alone(text: str) -> None:
 )
 def test_escapes(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+def test_a_name_is_escaped_and_cut() -> None:
+    assert shown_name("a\x1b/" + "b" * 300) == "a\\e/" + "b" * 252 + "…"
 
 
 @given(any_text, st.integers(2, 100))

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from minerwatch.format import counted
-from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.display import printable, shown_name
 from minerwatch.view.agent_summary import agents_line, machine_totals, trouble_lines
 from minerwatch.view.campaigns import Campaign
 from minerwatch.view.lines import cut, padded
@@ -20,7 +20,6 @@ from minerwatch.view.screen.presentation import Presentation
 from minerwatch.view.selection import unknown_namespace
 from minerwatch.view.table import counts
 
-_NAME_LENGTH = 256
 _TEXT_LENGTH = 400
 _MAX_NODES = 3  # that miss for one reason, by name
 _ROOMY = 100  # columns
@@ -75,12 +74,12 @@ def _scope(poll: Poll) -> Iterator[str]:
         return
     nodes = {status.node for status in poll.statuses} | {agent.node for agent in poll.agents}
     if nodes:
-        yield f"node {printable(', '.join(sorted(nodes)), _NAME_LENGTH)}"
+        yield f"node {shown_name(', '.join(sorted(nodes)))}"
 
 
 def _counts(shown: Presentation, width: int) -> str:
     view = shown.view
-    chosen = [f"holding “{printable(view.text, _NAME_LENGTH)}”"] if view.text else []
+    chosen = [f"holding “{shown_name(view.text)}”"] if view.text else []
     if view.tree is not Tree.NONE and view.kind is Kind.CONTAINERS:
         chosen.append(f"by {view.tree.value}")
     if view.kind is Kind.PROCESSES and any(

@@ -8,9 +8,9 @@ from operator import attrgetter
 
 from minerwatch.api.types import ContainerStatus
 from minerwatch.format import age
-from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.display import shown_name
 from minerwatch.view import columns
-from minerwatch.view.columns import LEVEL_STYLES, NAME_LENGTH, reasons, tags
+from minerwatch.view.columns import LEVEL_STYLES, reasons, tags
 from minerwatch.view.lines import cut, fitted
 from minerwatch.view.screen.containers import Row
 from minerwatch.view.screen.history import key_of, sparkline, total
@@ -45,7 +45,7 @@ def container_columns(width: int, step_s: float) -> tuple[Column[Row], ...]:
         Column(columns.NAME, _draw_name, sort="name", is_name=True),
         _column(columns.OWNER_COLUMN, 16, leaves=9, sort="owner", needs=attrgetter("owner")),
         Column(
-            "NODE", lambda row, _, width: fitted(printable(row.status.node, NAME_LENGTH), width),
+            "NODE", lambda row, _, width: fitted(shown_name(row.status.node), width),
             14, 5, sort="node", exists=lambda rows: len({row.status.node for row in rows}) > 1,
         ),
         _column(columns.IMAGE_COLUMN, 34, leaves=1, sort="image", needs=attrgetter("image")),
@@ -110,7 +110,7 @@ def _column(
 def _draw_name(row: Row, scene: Scene, width: int) -> str:
     if row.group is not None:
         return cut((_OPEN if row.group.is_open else _CLOSED) + row.group.title, width)
-    name = _INDENT * row.depth + printable(full_name(row.status), NAME_LENGTH)
+    name = _INDENT * row.depth + shown_name(full_name(row.status))
     return named(name, row.status.node, scene, width)
 
 

@@ -11,12 +11,10 @@ from msgspec import structs
 from minerwatch.api.types import ContainerStatus, GpuStatus
 from minerwatch.format import counted
 from minerwatch.kinds import Level
-from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.display import shown_name
 from minerwatch.view.campaigns import Campaign
 from minerwatch.view.screen.history import Key, key_of
 from minerwatch.view.selection import busy, filtered, sorted_by
-
-_NAME_LENGTH = 256
 
 
 class Kind(Enum):
@@ -169,7 +167,7 @@ def _grouped(
 def _by_owner(status: ContainerStatus) -> _Titled:
     if not status.owner:
         return key_of(status), ""
-    return ("owner", status.owner), f"of owner {printable(status.owner, _NAME_LENGTH)}"
+    return ("owner", status.owner), f"of owner {shown_name(status.owner)}"
 
 
 def _by_campaign(found: Sequence[Campaign]) -> Callable[[ContainerStatus], _Titled]:

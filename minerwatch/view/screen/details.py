@@ -11,8 +11,8 @@ from rich.text import Text
 from minerwatch.api.types import ContainerStatus
 from minerwatch.format import age
 from minerwatch.kinds import Level
-from minerwatch.untrusted_text.display import printable, shown_command_line
-from minerwatch.view.columns import LEVEL_STYLES, NAME_LENGTH, reasons
+from minerwatch.untrusted_text.display import printable, shown_command_line, shown_name
+from minerwatch.view.columns import LEVEL_STYLES, reasons
 from minerwatch.view.screen.containers import Group, Row
 from minerwatch.view.selection import IDLE_CORES, full_name
 
@@ -26,7 +26,7 @@ def container_lines(row: Row, now: datetime) -> Iterator[Text]:
 
 
 def _of_container(status: ContainerStatus, now: datetime) -> Iterator[Text]:
-    yield Text(printable(full_name(status), NAME_LENGTH), "bold")
+    yield Text(shown_name(full_name(status)), "bold")
     level = f"{printable(status.level, 16)} for {age(status.since, now)}"
     said = reasons(status) or _nothing(status)
     yield Text.assemble((level, LEVEL_STYLES.get(status.level, "")), f": {said}")
@@ -48,9 +48,7 @@ def _of_container(status: ContainerStatus, now: datetime) -> Iterator[Text]:
         "node": status.node,
         "cgroup": "" if status.pod else status.cgroup,
     }
-    yield Text(
-        " · ".join(f"{name} {printable(fact, NAME_LENGTH)}" for name, fact in facts.items() if fact)
-    )
+    yield Text(" · ".join(f"{name} {shown_name(fact)}" for name, fact in facts.items() if fact))
     yield from processes[1:]
 
 
@@ -68,5 +66,5 @@ def _of_group(row: Row, group: Group) -> Iterator[Text]:
     used = f"{row.status.cpu_cores:.2f} cores, {row.status.cpu_hours:.1f} CPU hours in all"
     yield Text(f"{counts} · {used}")
     worst = max(group.members, key=lambda each: each.score)
-    yield Text(f"worst: {printable(full_name(worst), NAME_LENGTH)}")
+    yield Text(f"worst: {shown_name(full_name(worst))}")
     yield Text(reasons(row.status))

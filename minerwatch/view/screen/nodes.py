@@ -11,7 +11,7 @@ from rich.text import Text
 from minerwatch.api.types import AgentStatus, Unanswered
 from minerwatch.format import age, counted, percent
 from minerwatch.kinds import Level, MachineTotals
-from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.display import printable, shown_name
 from minerwatch.view.agent_summary import mode, rule_count
 from minerwatch.view.columns import NOTHING
 from minerwatch.view.lines import cut, fitted
@@ -24,7 +24,6 @@ from minerwatch.view.table import usage_words
 NODE_SORTS = ("", "cpu", "name", "node")
 """Keys that order nodes; the first by default."""
 
-_NAME_LENGTH = 256
 _TEXT_LENGTH = 400
 
 
@@ -105,9 +104,9 @@ def node_columns() -> tuple[Column[NodeRow], ...]:
 
 def node_lines(row: NodeRow, poll: Poll) -> Iterator[Text]:
     """Yield all that is known of a node, one sentence a line; what matters most comes first."""
-    yield Text(printable(row.node, _NAME_LENGTH), "bold")
+    yield Text(shown_name(row.node), "bold")
     if row.missing is not None:
-        pod = f" ({printable(row.missing.pod, _NAME_LENGTH)})" if row.missing.pod else ""
+        pod = f" ({shown_name(row.missing.pod)})" if row.missing.pod else ""
         yield Text(f"did not answer{pod}: {printable(row.missing.reason, _TEXT_LENGTH)}", "yellow")
     if row.answered is not None:
         since = age(row.answered.isoformat(), poll.at)
@@ -121,7 +120,7 @@ def node_lines(row: NodeRow, poll: Poll) -> Iterator[Text]:
             f"{count:,} {printable(status, 16)}" for status, count in agent.rules.items()
         )
         yield Text(
-            f"agent {printable(agent.version, _NAME_LENGTH)}{up}, every {agent.interval_s:g}s,"
+            f"agent {shown_name(agent.version)}{up}, every {agent.interval_s:g}s,"
             f" mode {mode(agent)}, rules: {rules or 'none'}"
         )
     elif row.missing is None:
@@ -160,7 +159,7 @@ def _text(row: NodeRow) -> str:
 
 
 def _draw_name(row: NodeRow, _scene: Scene, width: int) -> str:
-    return fitted(printable(row.node, _NAME_LENGTH), width)
+    return fitted(shown_name(row.node), width)
 
 
 def _draw_state(row: NodeRow, scene: Scene, _width: int) -> str:

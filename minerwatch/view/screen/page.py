@@ -13,7 +13,7 @@ from rich.text import Text
 from minerwatch.api.types import AgentStatus, ContainerStatus, FindingStatus, ProcessStatus
 from minerwatch.format import age, by_signal, counted, rfc3339
 from minerwatch.process_order import tree_order
-from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.display import printable, shown_name
 from minerwatch.view.agent_summary import mode
 from minerwatch.view.campaigns import Campaign
 from minerwatch.view.columns import LEVEL_STYLES
@@ -26,7 +26,6 @@ from minerwatch.view.screen.processes import command_of
 _MAX_CONNECTIONS = 32
 _MAX_EVENTS = 30
 _MAX_DEPTH = 20
-_NAME_LENGTH = 256
 _MIN_WIDTH = 40
 _TIME_WIDTH = 20
 _USER_WIDTH = 10
@@ -193,7 +192,7 @@ def _connections(subject: Subject, width: int) -> list[Text]:
             for piece in chop_cells(line, width)
         ]
     off = subject.agent.probes_off.get("connections") if subject.agent else None
-    text = f"Not looked at: {printable(off, _NAME_LENGTH)}" if off else _NO_CONNECTION
+    text = f"Not looked at: {shown_name(off)}" if off else _NO_CONNECTION
     return _folded(text, 2, width)
 
 
@@ -213,7 +212,7 @@ def _history(subject: Subject, width: int) -> list[Text]:
         by_time.setdefault((finding.since, finding.signal), []).append(finding)
     for (since, signal), findings in by_time.items():
         titles = by_signal((signal, each.title) for each in findings)
-        events.append((since, f"{printable(titles, _NAME_LENGTH)} began to hold", ""))
+        events.append((since, f"{shown_name(titles)} began to hold", ""))
     if not any(change.after == status.level for change in subject.changes):
         level = printable(status.level, 16)
         events.append((status.since, f"level {level}", LEVEL_STYLES.get(status.level, "")))

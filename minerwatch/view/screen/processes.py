@@ -11,8 +11,8 @@ from rich.text import Text
 from minerwatch.api.types import ContainerStatus, ProcessStatus
 from minerwatch.arguments import quoted
 from minerwatch.format import byte_size, duration
-from minerwatch.untrusted_text.display import printable, shortened, shown_command_line
-from minerwatch.view.columns import LEVEL_STYLES, NAME_LENGTH, NOTHING, TAGS
+from minerwatch.untrusted_text.display import printable, shortened, shown_command_line, shown_name
+from minerwatch.view.columns import LEVEL_STYLES, NOTHING, TAGS
 from minerwatch.view.executed_code import one_word
 from minerwatch.view.lines import cut, fitted
 from minerwatch.view.screen.columns import named
@@ -24,6 +24,7 @@ from minerwatch.view.selection import IDLE_CORES, PROCESS_SORTS, full_name
 _COMMAND_LENGTH = 600  # characters of one command line; findings show what rules saw of it
 _MAX_PIDS = 8
 _NAME_LENGTH = 16
+_IMAGE_LENGTH = 256
 _Number = TypeVar("_Number", int, float)
 
 
@@ -79,7 +80,7 @@ def command_of(process: ProcessStatus) -> str:
     if process.comm and process.comm != program.rpartition("/")[2][:15]:
         notes.append(f"named {printable(process.comm, _NAME_LENGTH)}")
     if process.image and process.image != program:
-        notes.append(f"executable {printable(shortened(process.image, NAME_LENGTH))}")
+        notes.append(f"executable {printable(shortened(process.image, _IMAGE_LENGTH))}")
     return command + (f"  ({', '.join(notes)})" if notes else "")
 
 
@@ -123,11 +124,11 @@ def process_columns(width: int) -> tuple[Column[ProcessRow], ...]:
         Column("USER", lambda row, _, width: cut(printable(row.first.user, 32), width), 9, 3),
         Column("CONTAINER", _draw_container, sort="name", is_name=True),
         Column(
-            "OWNER", lambda row, _, width: fitted(printable(row.status.owner, NAME_LENGTH), width),
+            "OWNER", lambda row, _, width: fitted(shown_name(row.status.owner), width),
             16, 6, sort="owner", exists=lambda rows: any(row.status.owner for row in rows),
         ),
         Column(
-            "NODE", lambda row, _, width: fitted(printable(row.status.node, NAME_LENGTH), width),
+            "NODE", lambda row, _, width: fitted(shown_name(row.status.node), width),
             14, 2, sort="node", exists=lambda rows: len({row.status.node for row in rows}) > 1,
         ),
         Column("COMMAND", _draw_command, max(30, width // 4), is_rest=True),
@@ -142,9 +143,7 @@ def process_lines(row: ProcessRow) -> Iterator[Text]:
     found = f", findings: {', '.join(row.signals)}" if row.signals else ", no findings"
     yield Text(f"{count} {pids}{more}: {row.cpu_cores:.2f} cores{found}", "bold")
     yield Text(command_of(row.first))
-    yield Text(
-        f"in {printable(full_name(row.status), NAME_LENGTH)}, {printable(row.status.level, 16)}"
-    )
+    yield Text(f"in {shown_name(full_name(row.status))}, {printable(row.status.level, 16)}")
 
 
 def _rows_of(status: ContainerStatus, *, is_folded: bool) -> Iterator[ProcessRow]:
@@ -195,7 +194,7 @@ def _draw_pid(row: ProcessRow, _scene: Scene, _width: int) -> str:
 
 
 def _draw_container(row: ProcessRow, scene: Scene, width: int) -> str:
-    name = printable(full_name(row.status), NAME_LENGTH)
+    name = shown_name(full_name(row.status))
     return named(name, row.status.node, scene, width)
 
 

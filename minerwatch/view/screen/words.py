@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 
 from minerwatch.format import counted
-from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.display import printable, shown_name
 from minerwatch.view.lines import wrapped
 from minerwatch.view.screen.containers import Kind, View
 from minerwatch.view.screen.nodes import NodeRow, node_lines
@@ -13,7 +13,6 @@ from minerwatch.view.screen.page import Section
 from minerwatch.view.screen.poll import Poll
 from minerwatch.view.screen.presentation import Presentation
 
-_NAME_LENGTH = 256
 _TEXT_LENGTH = 400
 
 COPY_CHOICES = (
@@ -41,7 +40,7 @@ def empty_text(poll: Poll | None, shown: Presentation | None, view: View, waits_
     limits = poll.coverage.limits if poll.coverage is not None else ""
     named = "container" if view.kind is Kind.CONTAINERS else view.kind.value.lower().rstrip("es")
     if view.text:
-        text = printable(view.text, _NAME_LENGTH)
+        text = shown_name(view.text)
         return f"No {named} here holds “{text}”{limits}.\nEsc shows all again."
     if view.kind is not Kind.CONTAINERS:
         return f"Nothing is flagged and nothing is busy{limits}.\na shows idle processes."
@@ -51,7 +50,7 @@ def empty_text(poll: Poll | None, shown: Presentation | None, view: View, waits_
         return f"Nothing is flagged and nothing is busy{limits}.\n{idle} a shows them."
     if poll.coverage is not None and poll.coverage.missing:
         return f"No container to show{poll.coverage.limits}.\nn lists the nodes."
-    where = f" in namespace {printable(view.namespace, _NAME_LENGTH)}" if view.namespace else ""
+    where = f" in namespace {shown_name(view.namespace)}" if view.namespace else ""
     return (
         f"No container here{where}.\n"
         "With node.units off only containers are watched: see docs/configuration.md."
