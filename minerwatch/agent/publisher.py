@@ -18,7 +18,7 @@ from minerwatch.report.gpu_metrics import GpuFigures
 from minerwatch.report.log import LogLimit, verdict_line
 from minerwatch.report.messages import ACTION, Notice
 from minerwatch.report.metrics import OWNER_LABELS, FlaggedContainer
-from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.display import printable, shown_name
 from minerwatch.untrusted_text.redaction import redacted
 from minerwatch.worker import revive_all
 
@@ -215,11 +215,11 @@ def action_notice(record: ActionRecord) -> Notice:
     return Notice(
         at=rfc3339(record.unix_s),
         event=ACTION,
-        node=printable(record.node, 256),
-        namespace=printable(record.namespace, 256),
-        pod=printable(record.pod, 256),
+        node=shown_name(record.node),
+        namespace=shown_name(record.namespace),
+        pod=shown_name(record.pod),
         container="",
-        owner=printable(redacted(record.owner), 256),
+        owner=shown_name(redacted(record.owner)),
         owner_claimed=record.owner_claimed,
         abuse=record.abuse,
         action=str(record.action),

@@ -37,7 +37,7 @@ from minerwatch.errors import MinerwatchError, OrderError
 from minerwatch.format import rfc3339
 from minerwatch.kube.client import one_line
 from minerwatch.model import Abuse, Action, Attribution, BanKind, Finding, public_finding
-from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.display import printable, shown_name
 from minerwatch.untrusted_text.redaction import redacted
 
 _AGENT = "minerwatch"
@@ -100,7 +100,7 @@ class Banning:
         ]
         for each in found:
             if each.objections:
-                name = printable(redacted(each.attribution.name), 256)
+                name = shown_name(redacted(each.attribution.name))
                 self.context.log.info("not banned", name=name, reasons=list(each.objections))
         self._add(added, dry_run=False)
 
@@ -234,7 +234,7 @@ class Banning:
             reason=printable(reason, _MAX_REASON_CHARS),
             evidence=evidence,
             node=self.context.agent.node,
-            by=printable(by, 256),
+            by=shown_name(by),
             at_unix_s=now_s,
             until_unix_s=now_s + round(duration_s),
             source=each.attribution.source,

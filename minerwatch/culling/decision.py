@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from minerwatch.culling.records import Case, DecisionLine
 from minerwatch.model import Action, ContainerKey, ProcessId
-from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.display import printable, shown_name
 from minerwatch.untrusted_text.redaction import redacted
 
 if TYPE_CHECKING:
@@ -130,11 +130,11 @@ class Decision:
 def decision_line(case: Case, decision: Decision) -> DecisionLine:
     """Return the line of a decision."""
     return DecisionLine(
-        namespace=printable(decision.namespace, 256),
-        pod=printable(decision.pod, 256),
+        namespace=shown_name(decision.namespace),
+        pod=shown_name(decision.pod),
         container=container_name(case),
         pod_uid=decision.pod_uid,
-        owner=printable(redacted(decision.owner), 256),
+        owner=shown_name(redacted(decision.owner)),
         score=case.verdict.score,
         level=case.verdict.level.label,
         proposed=decision.proposed.value,
@@ -151,4 +151,4 @@ def container_name(case: Case) -> str:
     """Return the container's name in its pod, or the start of its id."""
     known = case.pod.containers if case.pod else ()
     names = (each.name for each in known if each.container_id == case.outermost.container_id)
-    return printable(next(names, case.container.container_id[:12]), 256)
+    return shown_name(next(names, case.container.container_id[:12]))

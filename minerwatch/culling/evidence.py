@@ -32,7 +32,7 @@ from minerwatch.node.exe_digests import ExecutableHasher
 from minerwatch.node.tcp_connections import SocketReader
 from minerwatch.process_order import tree_order
 from minerwatch.report.log import evidence_text
-from minerwatch.untrusted_text.display import masked_command_line, printable, shortened
+from minerwatch.untrusted_text.display import masked_command_line, printable, shortened, shown_name
 from minerwatch.untrusted_text.redaction import redacted
 
 MAX_PROCESSES = 200
@@ -77,9 +77,9 @@ class EvidenceWriter:
         self._context.log.info(
             "action",
             node=record.node,
-            namespace=printable(record.namespace, 256),
-            pod=printable(record.pod, 256),
-            owner=printable(redacted(record.owner), 256),
+            namespace=shown_name(record.namespace),
+            pod=shown_name(record.pod),
+            owner=shown_name(redacted(record.owner)),
             action=record.action.value,
             dry_run=record.dry_run,
             record=record.id,

@@ -25,7 +25,7 @@ from minerwatch.errors import MinerwatchError, TargetError
 from minerwatch.kube.client import ApiError
 from minerwatch.kube.events import EventReason
 from minerwatch.model import Action, Observation, Outcome
-from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.display import printable, shown_name
 
 _LOST = ("connection", "timeout")
 """Reasons of errors of an API server that does not answer."""
@@ -258,8 +258,8 @@ class OperatorOrders:
         self.context.log.info(
             "released",
             node=record.node,
-            namespace=printable(record.namespace, 256),
-            pod=printable(record.pod, 256),
+            namespace=shown_name(record.namespace),
+            pod=shown_name(record.pod),
             record=record.id,
         )
         if case is not None and case.pod is not None and undone:

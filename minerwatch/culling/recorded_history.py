@@ -28,7 +28,7 @@ from minerwatch.culling.records import (
 )
 from minerwatch.format import rfc3339
 from minerwatch.model import ContainerKey, Outcome
-from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.display import printable, shown_name
 
 MAX_LINES = 5000  # returned at once, the newest
 _NOT_READ = "the audit log has not been read yet"
@@ -192,8 +192,8 @@ class RecordedHistory:
         write(
             "action ended",
             node=record.node,
-            namespace=printable(record.namespace, 256),
-            pod=printable(record.pod, 256),
+            namespace=shown_name(record.namespace),
+            pod=shown_name(record.pod),
             action=record.action.value,
             outcome=record.outcome.value,
             record=record.id,

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, Protocol, TextIO
 
 from minerwatch.api.types import ContainerStatus, FindingStatus
 from minerwatch.format import by_signal, one_decimal
-from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.display import printable, shown_name
 from minerwatch.untrusted_text.redaction import redacted
 
 MAX_EVIDENCE_LENGTH = 256
@@ -175,16 +175,16 @@ def verdict_line(status: ContainerStatus, previous_level: str) -> dict[str, Any]
     """
     return {
         "node": status.node,
-        "namespace": printable(status.namespace, 256),
-        "pod": printable(status.pod, 256),
-        "container": printable(status.container, 256),
+        "namespace": shown_name(status.namespace),
+        "pod": shown_name(status.pod),
+        "container": shown_name(status.container),
         "cgroup": printable(status.cgroup, 512),
-        "image": printable(status.image, 256),
-        "owner": printable(redacted(status.owner), 256),
+        "image": shown_name(status.image),
+        "owner": shown_name(redacted(status.owner)),
         "owners": [
             {
                 "kind": each.kind,
-                "name": printable(redacted(each.name), 256),
+                "name": shown_name(redacted(each.name)),
                 "source": printable(each.source, 128),
                 **({"claimed": True} if each.claimed else {}),
             }

@@ -11,9 +11,8 @@ from minerwatch.api.types import CullAnswer, CullStatus, ReleaseAllAnswer, Relea
 from minerwatch.culling.records import AuditLine, DecisionLine
 from minerwatch.format import age, counted
 from minerwatch.kinds import Action, Outcome
-from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.display import printable, shown_name
 
-_NAME_CHARS = 253
 _MAX_ROWS = 200
 _MAX_REASONS = 3
 
@@ -41,10 +40,11 @@ _RANK = (Outcome.WITHDRAWN, Outcome.FAILED, Outcome.REFUSED, Outcome.UNKNOWN, Ou
 
 def cull_text(answer: CullAnswer) -> str:
     """Return the decision with all reasons, the exact request and its outcome."""
+    names = _names(answer.namespace, answer.pod, answer.container)
     lines = [
-        f"{_names(answer.namespace, answer.pod, answer.container)} on node {_name(answer.node)}",
+        f"{names} on node {shown_name(answer.node)}",
         f"{printable(answer.level, 16).upper()}, score {answer.score:g} of 100"
-        + (f", owner {_name(answer.owner)}" if answer.owner else ""),
+        + (f", owner {shown_name(answer.owner)}" if answer.owner else ""),
         "",
     ]
     lines += decision_lines(answer)
@@ -96,7 +96,7 @@ def release_text(answer: ReleaseAnswer) -> str:
 
 def release_all_text(answer: ReleaseAllAnswer) -> str:
     """Return what was undone on one node and what could not be."""
-    where = f"Node {_name(answer.node)}"
+    where = f"Node {shown_name(answer.node)}"
     lines = [f"{where}: {counted(len(answer.released), 'pod')} released."]
     lines += [f"  {line}" for each in answer.released for line in release_text(each).splitlines()]
     lines += [f"  Not undone: {printable(each)}" for each in answer.trouble]
@@ -190,7 +190,7 @@ def _update_outcome(candidate: _Candidate, outcome: Outcome, line: AuditLine) ->
 def _row(candidate: _Candidate) -> str:
     decision = candidate.decision
     full_name = _names(decision.namespace, decision.pod, decision.container)
-    owner = f" ({_name(decision.owner)})" if decision.owner else ""
+    owner = f" ({shown_name(decision.owner)})" if decision.owner else ""
     return f"{printable(candidate.at[:19], 19)}Z  {full_name}{owner}  {_result(candidate)}"
 
 
@@ -225,10 +225,6 @@ def _done(action: str) -> str:
 
 def _names(namespace: str, pod: str, container: str) -> str:
     if pod and not namespace:  # on a host the name is whole
-        return _name(pod)
+        return shown_name(pod)
     parts = (namespace, pod, container) if pod else (container,)
-    return "/".join(_name(part) for part in parts if part)
-
-
-def _name(text: str) -> str:
-    return printable(text, _NAME_CHARS)
+    return "/".join(shown_name(part) for part in parts if part)

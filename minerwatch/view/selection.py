@@ -8,7 +8,7 @@ from minerwatch.api.types import ContainerStatus
 from minerwatch.arguments import quoted
 from minerwatch.errors import TargetError
 from minerwatch.kinds import Level
-from minerwatch.untrusted_text.display import printable
+from minerwatch.untrusted_text.display import printable, shown_name
 
 _RANKS: dict[str, Callable[[ContainerStatus], float | str | tuple[bool, float]]] = {
     # A level falls some ticks after its score: until then it is not below what is clear.
@@ -117,7 +117,7 @@ def found(statuses: Sequence[ContainerStatus], target: str) -> ContainerStatus:
     named = [status for status in statuses if target in _names(status)]
     if not named and len(target) >= _MIN_ID_DIGITS:
         named = [status for status in statuses if status.container_id.startswith(target)]
-    return _one(named, printable(target, 256))
+    return _one(named, shown_name(target))
 
 
 def beside(
@@ -183,7 +183,7 @@ def _one(candidates: Sequence[ContainerStatus], wanted: str) -> ContainerStatus:
         )
     is_one_node = len({status.node for status in candidates}) == 1
     names = ", ".join(
-        printable(status.cgroup if is_one_node else f"{status.node}:{full_name(status)}", 256)
+        shown_name(status.cgroup if is_one_node else f"{status.node}:{full_name(status)}")
         for status in candidates[:_MAX_CANDIDATES]
     )
     more = ", …" if len(candidates) > _MAX_CANDIDATES else ""
