@@ -11,7 +11,7 @@ from minerwatch.api import orders
 from minerwatch.api.types import BanAnswer, BanStatus, ContainerStatus, LiftAnswer
 from minerwatch.cli.completion import complete_pod
 from minerwatch.cli.fleet_source import AnySource, ClusterSource, Connect, source_options
-from minerwatch.cli.options import output_option, parsed_by
+from minerwatch.cli.options import output_option, parsed_by, show
 from minerwatch.config.values import duration_s
 from minerwatch.errors import OrderError
 from minerwatch.kinds import BanKind, OwnerKind
@@ -104,10 +104,7 @@ def ban(
     )
     body = source.ordered(status.node, orders.BAN, orders.encode(order))
     answer = orders.answer_of(body, BanAnswer)
-    if output == "json":
-        click.echo(orders.encode(answer))
-    else:
-        click.echo(ban_text(answer), nl=False)
+    show(answer, ban_text, output)
     is_done = answer.bans and not answer.reasons and not answer.trouble
     if not is_done or any(each.objections for each in answer.bans):
         sys.exit(1)
@@ -118,7 +115,7 @@ def lift(source: AnySource, name: str, output: str) -> None:
     answer = orders.answer_of(
         _first(source, orders.LIFT, orders.LiftOrder(name, getpass.getuser())), LiftAnswer
     )
-    click.echo(orders.encode(answer) if output == "json" else lift_text(answer), nl=False)
+    show(answer, lift_text, output)
     if not answer.lifted:
         sys.exit(1)
 

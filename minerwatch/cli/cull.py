@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import click
 
@@ -10,7 +11,7 @@ from minerwatch.api import orders
 from minerwatch.api.types import CullAnswer
 from minerwatch.cli.completion import complete_pod
 from minerwatch.cli.fleet_source import AnySource, Connect, source_options
-from minerwatch.cli.options import output_option
+from minerwatch.cli.options import output_option, show
 from minerwatch.culling.records import AuditLine
 from minerwatch.kinds import Action
 from minerwatch.untrusted_text.display import printable
@@ -72,10 +73,7 @@ def cull(
     order = orders.cull_order(status, Action(action), dry_run=dry_run)
     body = source.ordered(status.node, orders.CULL, orders.encode(order))
     answer = orders.answer_of(body, CullAnswer)
-    if output == "json":
-        click.echo(orders.encode(answer))
-    else:
-        click.echo(cull_text(answer), nl=False)
+    show(answer, cull_text, output)
     if answer.outcome not in _GOOD:
         sys.exit(1)
 
@@ -91,10 +89,7 @@ def _show_past(source: AnySource, hours: float, output: str) -> None:
             continue
         lines += decoded_lines(node, answer)
     lines.sort(key=lambda line: line.at)
-    if output == "json":
-        click.echo(orders.encode(lines))
-    else:
-        click.echo(simulation_text(lines, hours), nl=False)
+    show(lines, partial(simulation_text, hours=hours), output)
     if has_failed:
         sys.exit(1)
 

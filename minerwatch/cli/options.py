@@ -63,6 +63,14 @@ output_option = click.option(
 )
 
 
+def show(answer: _Value, text: Callable[[_Value], str], output: str) -> None:
+    """Print an agent's answer: as JSON, or as the text that ``text`` makes of it."""
+    if output == "json":
+        click.echo(msgspec.json.encode(answer))
+    else:
+        click.echo(text(answer), nl=False)
+
+
 def parsed_by(parse: Callable[[str], _Value]) -> Callable[..., _Value | None]:
     """Return the callback of an option that ``parse`` reads; its ConfigError is wrong usage."""
 

@@ -11,7 +11,7 @@ from minerwatch.api.types import ReleaseAllAnswer, ReleaseAnswer
 from minerwatch.cli.ban import lift
 from minerwatch.cli.completion import complete_pod
 from minerwatch.cli.fleet_source import AnySource, Connect, source_options
-from minerwatch.cli.options import output_option
+from minerwatch.cli.options import output_option, show
 from minerwatch.untrusted_text.display import printable
 from minerwatch.view.culling_text import release_all_text, release_text
 
@@ -74,10 +74,7 @@ def _release(source: AnySource, target: str, output: str) -> bool:
     status, _ = source.found(target)
     order = orders.encode(orders.release_order(status))
     answer = orders.answer_of(source.ordered(status.node, orders.RELEASE, order), ReleaseAnswer)
-    if output == "json":
-        click.echo(orders.encode(answer))
-    else:
-        click.echo(release_text(answer), nl=False)
+    show(answer, release_text, output)
     return not answer.trouble
 
 

@@ -130,6 +130,9 @@ def test_all_bans_in_every_format(typed: Typed, form: str) -> None:
 def test_a_name_is_released(agent: Agent, typed: Typed) -> None:
     result = typed("release", "--ban", "ada")
     assert result.stdout.startswith("1 ban lifted.")
+    as_json = typed("release", "--ban", "ada", "-o", "json").stdout
+    assert json.loads(as_json)["lifted"]
+    assert as_json.endswith("\n")
     assert agent.got[0][1]["name"] == "ada"
     agent.answers[orders.LIFT] = orders.encode(LiftAnswer("n1", (), False))
     assert typed("release", "--ban", "nobody").exit_code == 1
