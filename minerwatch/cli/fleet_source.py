@@ -104,12 +104,14 @@ _OPTIONS = (
 )
 
 
-def wants_cluster(scope: Scope, config: Config, *, local: bool, socket_path: Path | None) -> bool:
+def wants_cluster(
+    scope: Scope, config: Config, *, local: bool, socket_path: Path | None, by_kubectl: bool = False
+) -> bool:
     """Return True if the command is about the cluster, False if about this node.
 
-    Options decide; without them it is this node where an agent runs on it, and the cluster where
-    there is a kubeconfig. Raises UsageError if the options name both, ClusterError if they name a
-    cluster that is not known.
+    Options decide; without them it is this node where an agent runs on it, unless kubectl called,
+    and the cluster where there is a kubeconfig. Raises UsageError if the options name both,
+    ClusterError if they name a cluster that is not known.
     """
     if local or socket_path is not None:
         if scope.names_a_cluster:
@@ -120,7 +122,7 @@ def wants_cluster(scope: Scope, config: Config, *, local: bool, socket_path: Pat
         return False
     if scope.names_a_cluster:
         return True
-    has_agent = listens(config.socket_path)
+    has_agent = not by_kubectl and listens(config.socket_path)
     if scope.all_namespaces:
         _check_cluster_is_known()
         return True
@@ -322,7 +324,14 @@ class Connect:
     def __call__(self) -> AnySource:
         """Return the cluster or the node that they name. Raises UsageError, ClusterError."""
         config = configuration(self.config_path, self.rule_folders)
-        if wants_cluster(self.scope, config, local=self.local, socket_path=self.socket_path):
+        program = click.get_current_context().find_root().info_name or ""
+        if wants_cluster(
+            self.scope,
+            config,
+            local=self.local,
+            socket_path=self.socket_path,
+            by_kubectl=program.startswith("kubectl"),
+        ):
             return ClusterSource(self.scope)
         return Source(self.socket_path, self.local, config, self.scope.namespace)
 

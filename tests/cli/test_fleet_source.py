@@ -309,6 +309,11 @@ def test_what_is_asked(
     assert asks_cluster(kubeconfig=kubeconfig)
     assert not asks_cluster(local=True, namespace="x")
     assert not asks_cluster(path=agent_socket, all_namespaces=True)
+    for namespace in ("", "x"):  # `kubectl minerwatch` is about the cluster, on a node as well
+        asked = wants_cluster(
+            scope(namespace=namespace), config, local=False, socket_path=None, by_kubectl=True
+        )
+        assert asked == (has_kubeconfig or bool(namespace))
 
 
 def test_both_is_wrong_usage(run: Callable[..., Result]) -> None:
