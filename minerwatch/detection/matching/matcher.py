@@ -240,7 +240,7 @@ class _StaticRules:
 
     def __init__(self, rules: Sequence[_CompiledRule], indexes: Indexes) -> None:
         fields = frozenset().union(*(rule.rule.fields for rule in rules))
-        self._indexes = tuple((field, index) for field, index in indexes if field in fields)
+        self._indexes = tuple(each for each in indexes if each[0] in fields)
         self._always = set()
         by_literal: dict[int, set[int]] = {}
         for rule in rules:

@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import Any
 
 from minerwatch.detection.condition import Flag, How, Text, wildcard_regex
-from minerwatch.detection.predicate import regex_test
+from minerwatch.detection.predicate import encoded
 
 _MAX_EXACT = 160
 """Texts that a part of an expression is expanded to; beyond that it is not expanded."""
@@ -36,9 +36,10 @@ _LONG_ENOUGH = 12
 _MIN_CORE_LENGTH = 6
 """Characters of the shortest text that stands for all literals that contain it."""
 
-has_long_word = regex_test("(?i)[0-9a-z_]{24}")
-"""Returns True if a text has a word that few texts have: an address of a coin, or a digest."""
 _LONG_WORD_LENGTH = 24
+_LONG_WORD = b"w" * _LONG_WORD_LENGTH
+_AS_WORDS = re.sub(rb"[0-9A-Za-z_\x80-\xff]", b"w", bytes(range(256)))
+"""Bytes of words as one letter; a byte of a character that is not ASCII may fold to ASCII."""
 
 _READ_DIFFERENTLY = re.compile(r"\[:\^?[a-z]+:\]|\\[QCpP]")
 """Syntax that RE2 has and the standard library has not: named classes, quoting."""
@@ -52,6 +53,11 @@ _ORDINARY = (
     " https://example.org:443/ 8 4096 git run start test local "
 )
 """Common words of command lines: a literal in them is common, and a poor choice."""
+
+
+def has_long_word(text: str) -> bool:
+    """Return True if a text may have a word that few have: an address of a coin, or a digest."""
+    return _LONG_WORD in encoded(text).translate(_AS_WORDS)  # a third of RE2's time
 
 
 def normal_form(text: str) -> str:
@@ -109,13 +115,13 @@ def requirement(pattern: str) -> Requirement:
             warnings.simplefilter("ignore")  # FutureWarning on "[[" and the like
             tree = _parser.parse(pattern.replace(r"\z", r"\Z"))
         part = _sequence(tree)
-        has_long_word = _has_long_word(tree)
+        is_long = _has_long_word(tree)
     except (re.error, RecursionError, OverflowError, AttributeError, ValueError, TypeError):
         return _NO_REQUIREMENT
     best = _rarer(part.needed, part.exact)
     if best is not None and min(map(len, best)) < _MIN_LITERAL_LENGTH:
         best = None
-    return Requirement(best and _fewest(best), has_long_word)
+    return Requirement(best and _fewest(best), is_long)
 
 
 def _fewest(literals: frozenset[str]) -> frozenset[str]:

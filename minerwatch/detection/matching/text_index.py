@@ -73,19 +73,19 @@ class FieldIndex:
 _NUMBER = itemgetter(1)  # of a hit
 
 
-Indexes = tuple[tuple[str, FieldIndex], ...]
-"""Fields, each with its index."""
+Indexes = tuple[tuple[str, FieldIndex, bool | None], ...]
+"""Fields, each with its index and False if that flag has no literal: most flags are false."""
 
 
 def search(indexes: Indexes, facts: Facts) -> Found:
     """Return the literals in the facts of some fields."""
     found = NOTHING
-    for field, index in indexes:
+    for field, index, silent in indexes:
         value = facts.get(field)
-        if value is None:
+        if value is None or value is silent:
             continue
         if not isinstance(value, str):
-            value = "false" if value is False else " ".join(texts(value))  # quicker for most flags
+            value = " ".join(texts(value))
         here = index.memo.get(value)
         if here is None:
             here = index.found(value)
@@ -110,7 +110,10 @@ class Literals:
         """Return the indexes that find the literals of all conditions seen."""
         used = {field: numbers for field, numbers in self._numbers.items() if numbers}
         made = {id(numbers): FieldIndex(numbers) for numbers in used.values()}
-        return tuple((field, made[id(numbers)]) for field, numbers in used.items())
+        silent = {key: None if index.found("false") else False for key, index in made.items()}
+        return tuple(
+            (field, made[id(numbers)], silent[id(numbers)]) for field, numbers in used.items()
+        )
 
     def forget(self) -> None:
         """Forget everything: texts and clauses take megabytes."""

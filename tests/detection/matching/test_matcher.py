@@ -571,6 +571,13 @@ def test_results_on_images_are_right_when_images_come_again() -> None:
         assert not matcher.matches({})
 
 
+@pytest.mark.parametrize("selection", [{"ExeDeleted": False}, {"ExeDeleted|contains": "als"}])
+def test_a_rule_may_need_a_false_flag(selection: dict[str, Any]) -> None:
+    assert holds(selection, {"ExeDeleted": False})
+    assert not holds(selection, {"ExeDeleted": True})
+    assert not holds(selection, {"ExeDeleted": 0})
+
+
 def _kept_bytes(matcher: Matcher, texts: Iterable[Facts]) -> int:
     """Return what is still allocated after all ``texts`` were matched."""
     tracemalloc.start()

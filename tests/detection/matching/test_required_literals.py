@@ -177,6 +177,21 @@ def test_what_is_required(pattern: str, literals: set[str] | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "is_long"),
+    [
+        ("x " + "aZ0_" * 6, True),
+        ("x " + "aZ0_" * 5 + "aZ0", False),
+        ("aZ0_" * 5 + "-" + "aZ0_" * 5, False),
+        ("ſ" * 24, True),
+        ("\u212a" * 24, True),
+        ("", False),
+    ],
+)
+def test_words_of_24_letters_are_long(text: str, is_long: bool) -> None:
+    assert has_long_word(text) is is_long
+
+
+@pytest.mark.parametrize(
     ("pattern", "has_long_word"),
     [
         ("[48][A-Z]{94}", True),
