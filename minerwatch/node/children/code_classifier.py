@@ -29,7 +29,7 @@ import sys
 import time
 from binascii import a2b_base64
 
-from minerwatch.node.children.disassembler import SKIPPED, Disassembler, end_of_unknown
+from minerwatch.node.children.disassembler import SKIPPED, Disassembler, is_amd, x86_end
 from minerwatch.node.children.instruction_classes import (
     BRANCH,
     CIPHER,
@@ -79,6 +79,9 @@ _MAX_BRANCH_SHARE = 0.2
 _MAX_MULTIPLY_SHARE = 0.07
 """More is a generator of random numbers (Philox), or RandomX, which its pairs reveal."""
 _JUMPS = frozenset(("jmp", "b"))
+_CHECKED = SKIPPED[0] + "j"
+"""First letters of what capstone does not know, and of jumps."""
+_PASSED = frozenset(("nop", SKIPPED))
 _MIN_MIXED = 3
 """Instructions that mix integers, in a window with pairs."""
 _MIN_OF_PAIRS = 3
@@ -106,13 +109,15 @@ _NO_WINDOW = Window((0,) * CLASSES, is_hashing=False, mixes_pairs=False)
 class Decoder:
     """Decodes windows of code; what was decoded before is looked up by its bytes."""
 
-    def __init__(self, machine: str = os.uname().machine) -> None:
-        """Raises KeyError for a machine that it does not know."""
+    def __init__(self, machine: str = os.uname().machine, *, of_amd: bool | None = None) -> None:
+        """Raises KeyError for a machine that it does not know. ``of_amd``: if not this one."""
         self.window_bytes = _WINDOW_BYTES[machine]
         self.windows: dict[bytes, Window] = {}
         is_arm = machine == "aarch64"
         self._disassembler = Disassembler(is_arm=is_arm, skips=True)
         self._class_of = arm_class if is_arm else x86_class
+        self._is_x86 = not is_arm
+        self._is_of_amd = is_amd() if of_amd is None else of_amd
         self._vectors = ("v", "q") if is_arm else ("mm", "xmm", "ymm", "zmm")
 
     def window(self, code: bytes) -> Window | None:
@@ -152,18 +157,16 @@ class Decoder:
                 code[begins:], begins, left
             ):
                 ends = at + size
-                if mnemonic == SKIPPED:
-                    ends = end_of_unknown(code, at, size)
-                    if ends > at + size:
-                        break
-                    continue
-                if mnemonic == "nop":
-                    continue
                 if mnemonic in _JUMPS and at < (target := _target(operands)) < len(code):
                     ends = target
+                elif mnemonic not in _PASSED:
+                    yield mnemonic, operands
+                    left -= 1
+                if self._is_x86 and ends == at + size and mnemonic[0] in _CHECKED:
+                    is_known = mnemonic != SKIPPED
+                    ends = x86_end(code, at, size, is_known=is_known, of_amd=self._is_of_amd)
+                if ends != at + size:
                     break
-                yield mnemonic, operands
-                left -= 1
             begins = ends
 
 

@@ -408,13 +408,18 @@ def test_code_without_enough_instructions_is_hidden(anonymous_code: int) -> None
         pytest.param("90" * 16, id="no-operations"),
         pytest.param("c4e27950c1", id="an instruction on vectors that capstone does not know"),
         pytest.param("62f574485848c1", id="one of vectors of 512 bits"),
+        pytest.param("0f0d38", id="a reserved no-operation on memory"),
+        pytest.param("dcd1", id="an alias of the x87's"),
+        pytest.param("c4e1f9c4c010", id="an instruction on vectors with a number"),
+        pytest.param("660f820000", id="a jump that AMD's processors take for two bytes shorter"),
+        pytest.param("66f20f820000", id="the same, with two prefixes"),
     ],
 )
 def test_what_is_strewn_in_hides_no_conversion_of_pairs(strewn: str) -> None:
     """It costs a program nothing, and a miner's generator four bytes."""
     mixing = "4831c848c1c80b4801d04d31d149c1c9054c01c8"
     conversion = "f30fe6c1480fafc1"
-    decoder = Decoder("x86_64")
+    decoder = Decoder("x86_64", of_amd=True)
     plain = decoder.window(bytes.fromhex((mixing + conversion + mixing) * 4)[:128])
     hidden = decoder.window(bytes.fromhex((mixing + strewn + conversion + mixing) * 4)[:128])
     assert plain is not None
