@@ -437,8 +437,9 @@ MOVING = str(Path(__file__).parents[1] / "targets" / "moving_code.py")
         (lambda: copying_sampler(199.0), ("-c", MIXES), 0.95),
         (lambda: copying_sampler(199.0), (MOVING, "moves"), 0.75),  # it also moves
         (lambda: copying_sampler(199.0), (MOVING, "covers"), 0.75),
+        (lambda: copying_sampler(199.0), (MOVING, "bits"), 0.95),
     ],
-    ids=["clock", "entries", "copies", "moving", "covered"],
+    ids=["clock", "entries", "copies", "moving", "covered", "of 32 bits"],
 )
 def test_each_source_of_samples_tells_a_hash_loop(
     source: Callable[[], CodeSampler | EntrySampler], program: tuple[str, ...], least: float

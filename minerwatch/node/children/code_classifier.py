@@ -10,6 +10,7 @@ standard input                                                  standard output
 ``[pid, start_ticks, is_relative, [[address, n, "code"], …]]``  ``{"samples", "unread", …}``
 ==============================================================  ==========================
 
+``address``: where code of 32 bits runs, on x86-64, its highest bit is set, and not the next one.
 ``code``: in base64 what was copied while it was executed; if empty, it is read from the process. A
 copy that is in no mapping any more, or that a file does not have there, counts as anonymous. With
 ``is_relative`` another process executed it: it counts where this one maps code, too. ``unread`` are
@@ -51,8 +52,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
+CODE_OF_32_BITS = 1 << 63  # as model.py has it
 _WINDOW = 16
-_WINDOW_BYTES = {"x86_64": 128, "aarch64": 64}
+_WINDOW_BYTES = {"x86_64": 128, "i686": 128, "aarch64": 64}
 _MIN_INSTRUCTIONS = 6
 _IN_PAGE = (1 << PAGE_BITS) - 1
 _ENTRY_BYTES = 8
@@ -113,11 +115,11 @@ class Decoder:
         """Raises KeyError for a machine that it does not know. ``of_amd``: if not this one."""
         self.window_bytes = _WINDOW_BYTES[machine]
         self.windows: dict[bytes, Window] = {}
-        is_arm = machine == "aarch64"
-        self._disassembler = Disassembler(is_arm=is_arm, skips=True)
+        is_arm, has_32_bits = machine == "aarch64", machine == "i686"
+        self._disassembler = Disassembler(is_arm=is_arm, skips=True, has_32_bits=has_32_bits)
         self._class_of = arm_class if is_arm else x86_class
         self._is_x86 = not is_arm
-        self._is_of_amd = is_amd() if of_amd is None else of_amd
+        self._has_short_jumps = has_32_bits or (is_amd() if of_amd is None else of_amd)
         self._vectors = ("v", "q") if is_arm else ("mm", "xmm", "ymm", "zmm")
 
     def window(self, code: bytes) -> Window | None:
@@ -163,8 +165,8 @@ class Decoder:
                     yield mnemonic, operands
                     left -= 1
                 if self._is_x86 and ends == at + size and mnemonic[0] in _CHECKED:
-                    is_known = mnemonic != SKIPPED
-                    ends = x86_end(code, at, size, is_known=is_known, of_amd=self._is_of_amd)
+                    is_known, is_short = mnemonic != SKIPPED, self._has_short_jumps
+                    ends = x86_end(code, at, size, is_known=is_known, has_short_jumps=is_short)
                 if ends != at + size:
                     break
             begins = ends
@@ -288,7 +290,8 @@ class Classifier:
 
     def __init__(self, proc: str, decoder: Decoder) -> None:
         self._proc = proc
-        self._decoder = decoder
+        self._decoder = self._ordinary = decoder
+        self._of_32_bits: Decoder | None = None
 
     def answer(self, question: Question) -> dict[str, Any]:
         """Return counts over the samples of one process; ``unread``: samples without code."""
@@ -315,7 +318,8 @@ class Classifier:
         unread = samples = hashing = anonymous = pairs = 0
         classes = [0] * CLASSES
         pages: dict[str, int] = {}
-        for address, count, copy in question.spots:
+        for flagged, count, copy in question.spots:
+            address = self._choose_decoder(flagged)
             mapping = process.mapping(address)
             is_anonymous = _is_anonymous(process, mapping, address, copy)
             is_mapped = mapping is not None and is_anonymous == mapping.is_anonymous
@@ -345,6 +349,14 @@ class Classifier:
             "kernel_s": process.kernel_s,
             "file_mib": process.mappings.largest_file_mib() if hashing else 0.0,
         }
+
+    def _choose_decoder(self, flagged: int) -> int:
+        """Return the address without what says how many bits its code has."""
+        self._decoder = self._ordinary
+        if flagged >> 62 != CODE_OF_32_BITS >> 62:
+            return flagged
+        self._of_32_bits = self._decoder = self._of_32_bits or Decoder("i686")
+        return flagged ^ CODE_OF_32_BITS
 
     def _window(
         self, process: _Process, mapping: Mapping | None, address: int, copy: bytes

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _MAJOR = 5
 _ENDS = ("", f".{_MAJOR}")
 _ARM64, _X86 = 1, 3  # enum cs_arch
-_LITTLE_ENDIAN, _MODE_64 = 0, 1 << 3  # enum cs_mode
+_LITTLE_ENDIAN, _MODE_32, _MODE_64 = 0, 1 << 2, 1 << 3  # enum cs_mode
 _SKIP_DATA, _ON = 5, 3  # enum cs_opt_type, cs_opt_value
 
 
@@ -55,14 +55,16 @@ Instruction = tuple[int, int, str, str]
 class Disassembler:
     """Disassembles code of one kind of machine."""
 
-    def __init__(self, *, is_arm: bool, skips: bool = False) -> None:
+    def __init__(self, *, is_arm: bool, skips: bool = False, has_32_bits: bool = False) -> None:
         """``skips``: what is no code is an instruction named ``.byte``, instead of the end.
+
+        ``has_32_bits``: x86's code of 32 bits.
 
         Raises OSError if the library is not there or of another version.
         """
         self._library = _library()
         self._handle = ctypes.c_size_t()
-        kind = (_ARM64, _LITTLE_ENDIAN) if is_arm else (_X86, _MODE_64)
+        kind = (_ARM64, _LITTLE_ENDIAN) if is_arm else (_X86, _MODE_32 if has_32_bits else _MODE_64)
         if self._library.cs_open(*kind, ctypes.byref(self._handle)):
             raise OSError("capstone cannot disassemble code of this machine")
         if skips:
@@ -100,18 +102,19 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def x86_end(code: bytes, at: int, size: int, *, is_known: bool, of_amd: bool) -> int:
+def x86_end(code: bytes, at: int, size: int, *, is_known: bool, has_short_jumps: bool) -> int:
     """Return the end of a jump, or of an instruction that capstone does not know.
 
     Among these are no-operations that cost a program nothing: 0f 0d and 0f 18 to 0f 1e, x87's
-    aliases. A conditional jump with the prefix 66 has a number of two bytes by AMD's processors,
-    which leads to no memory that one can map, and of four by Intel's (AMD64 manual volume 3, 1.2.4;
-    Intel SDM volume 2, Jcc); capstone takes now the one, now the other.
+    aliases. So does a conditional jump with the prefix 66 where its number has two bytes, for it
+    leads nowhere: by AMD's processors, and in code of 32 bits (``has_short_jumps``).
+    By Intel's it has four, and capstone takes now the one, now the other (AMD64 manual volume 3,
+    1.2.4; Intel SDM volume 2, Jcc).
     """
     opcode = _end_of_prefixes(code, at)
     if code[opcode : opcode + 1] == b"\x0f" and code[opcode + 1 : opcode + 2] in _JUMPS:
         prefixes = code[at:opcode]
-        is_short = of_amd and b"\x66" in prefixes and not 0x48 <= prefixes[-1] < 0x50
+        is_short = has_short_jumps and b"\x66" in prefixes and not 0x48 <= prefixes[-1] < 0x50
         return opcode + (4 if is_short else 6)
     return at + size if is_known else _end_of_unknown(code, at)
 

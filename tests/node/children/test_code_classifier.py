@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.detection.executed_code import CLASSES
+from minerwatch.model import CODE_OF_32_BITS
 from minerwatch.node.children import code_classifier as classifier
 from minerwatch.node.children import mappings
 from minerwatch.node.children.code_classifier import Classifier, Decoder, Question
@@ -35,6 +36,7 @@ from minerwatch.node.children.instruction_classes import (
     arm_class,
     x86_class,
 )
+from minerwatch.node.executed_code import UNREADABLE
 from minerwatch.node.proc_files import ProcessFiles
 from tests.waiting import until
 
@@ -516,6 +518,23 @@ def test_code_behind_more_mappings_than_are_read(
 def test_instructions_that_the_decoder_does_not_know_hide_no_others() -> None:
     """A reserved no-operation (0f 1d c0) every few instructions costs a program nothing."""
     window = Decoder("x86_64").window(bytes.fromhex("8d0c37c1c10731ca0f1dc0") * 11)
+    assert window is not None
+    assert window.is_hashing
+
+
+def test_code_of_32_bits_is_decoded_as_such(anonymous_code: int) -> None:
+    """A segment selector chooses it (0x23), at no cost; all processors' jumps are short there.
+
+    dec eax; mov eax,0; xor ebx,ecx; xor ecx,edx: of 64 bits it is one number.
+    """
+    code = bytes.fromhex("48b80000000031cb31d1" * 12)
+    of_32 = anonymous_code | CODE_OF_32_BITS
+    found = answer(os.getpid(), own_start_ticks(), [(of_32, 3, code), (anonymous_code, 2, code)])
+    assert (found["samples"], found["hashing"], found["anonymous"]) == (5, 3, 5)
+    assert list(found["pages"].values()) == [5]
+    nowhere = answer(os.getpid(), own_start_ticks(), [((1 << 64) - 1, 3, UNREADABLE)])
+    assert (nowhere["samples"], nowhere["hidden"]) == (0, 3)
+    window = Decoder("i686").window(bytes.fromhex("660f820000" + "31cb31d1" * 3) * 7)
     assert window is not None
     assert window.is_hashing
 

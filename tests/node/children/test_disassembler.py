@@ -65,7 +65,7 @@ def test_instructions_end_where_a_processor_of_amd_or_intel_ends_them(
     begins = bytes.fromhex(code)
     content = begins + bytes.fromhex("480fc8") * 4
     _, size, mnemonic, _ = next(iter(OWN[False, True].disassemble(content, 0, 1)))
-    found = x86_end(content, 0, size, is_known=mnemonic != SKIPPED, of_amd=of_amd)
+    found = x86_end(content, 0, size, is_known=mnemonic != SKIPPED, has_short_jumps=of_amd)
     assert found == len(begins)
 
 
