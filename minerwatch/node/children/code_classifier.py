@@ -13,7 +13,8 @@ standard input                                                  standard output
 ``address``: where code of 32 bits runs, on x86-64, its highest bit is set, and not the next one.
 ``code``: in base64 what was copied while it was executed; if empty, it is read from the process. A
 copy that is in no mapping any more, or that a file does not have there, counts as anonymous. With
-``is_relative`` another process executed it: it counts where this one maps code, too. ``unread`` are
+``is_relative`` another process executed it: it counts where this one maps code, too, and elsewhere
+a copy as code of a file that does not hash: programs that come and go may move data. ``unread`` are
 samples without a window of instructions; ``hidden`` those of them that no other process executed.
 
 A window is the 16 instructions from a sampled address on. Windows tell more than averages: a hash
@@ -323,13 +324,14 @@ class Classifier:
             mapping = process.mapping(address)
             is_anonymous = _is_anonymous(process, mapping, address, copy)
             is_mapped = mapping is not None and is_anonymous == mapping.is_anonymous
+            is_from_there = is_mapped or not question.is_relative
             window = self._window(process, mapping, address, copy)
-            if window is None or (question.is_relative and not is_mapped):
+            if window is None or not (is_from_there or copy):
                 unread += count
                 continue
             samples += count
-            hashing += count * window.is_hashing
-            anonymous += count * is_anonymous
+            hashing += count * (window.is_hashing and is_from_there)
+            anonymous += count * (is_anonymous and is_from_there)
             pairs += count * window.mixes_pairs
             page = _page(address, mapping) if mapping and is_mapped else ""
             pages[page] = pages.get(page, 0) + count

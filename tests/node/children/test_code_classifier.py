@@ -258,6 +258,9 @@ def test_what_was_decoded_is_kept_within_bounds(monkeypatch: pytest.MonkeyPatch)
     assert len(decoder.windows) <= 10
 
 
+MIXED_PAIRS = bytes.fromhex("4831c848c1c80b4801d04d31d149c1c9054c01c8f30fe6c1480fafc1" * 4)
+
+
 def own_start_ticks() -> int:
     found = ProcessFiles("/proc", {}).stat(os.getpid())
     assert found is not None
@@ -375,7 +378,16 @@ def test_copied_code_that_is_nowhere_any_more_was_in_no_file(anonymous_code: int
     assert (found["hashing"], found["anonymous"]) == (7, 7)
     assert sorted(found["pages"].values()) == [3, 4]
     found = answer(os.getpid(), own_start_ticks(), spots, is_relative=1)
-    assert (found["unread"], found["hidden"], found["hashing"]) == (5, 0, 4)  # another program's
+    assert (found["unread"], found["hidden"], found["samples"]) == (2, 0, 7)
+    assert (found["hashing"], found["anonymous"]) == (4, 4)  # another program's
+
+
+def test_pairs_count_of_a_process_that_has_exited_wherever_its_code_was() -> None:
+    """RandomX in workers of 20 ms, each at addresses of its own, was clear."""
+    spots = [(0x200000000000, 3, MIXED_PAIRS), (0x200000000000, 2, b"")]
+    found = answer(os.getpid(), own_start_ticks(), spots, is_relative=1)
+    assert (found["samples"], found["pairs"], found["unread"]) == (3, 3, 2)
+    assert (found["anonymous"], found["pages"]) == (0, {"": 3})
 
 
 def test_copied_code_that_a_file_covers_was_in_no_file() -> None:
