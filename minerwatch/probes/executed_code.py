@@ -50,7 +50,7 @@ _MAX_PAGE_NAME = 64
 _MAX_CPU_S_OF_ONE = 0.5
 """CPU time of the child for one owner in a minute: a process may have 65,000 mappings."""
 
-_FAILURES = ("unplaced", "gone", "unread", "left", "costly", "timeout", "child")
+_FAILURES = ("unplaced", "gone", "unread", "left", "costly", "too_large", "timeout", "child")
 
 PROGRAM = CHILDREN / "code_classifier.py"
 
@@ -98,6 +98,7 @@ class CodeAnswer(msgspec.Struct):
     cpu_s: float = 0.0
     kernel_s: float = 0.0
     file_mib: float = 0.0
+    is_cut: int = 0
     took_s: float = 0.0
 
     def checked(self, sent: int) -> CodeAnswer:
@@ -166,7 +167,8 @@ class ExecutedCode:
     known container), ``gone`` (samples of processes that have exited, whose code no other process
     of the container can show), ``unread`` (code that could not be read), ``left`` (samples beyond
     the bounds of a second), ``costly`` (owners left alone for a minute, because their code takes
-    too long to read), ``timeout`` and ``child``.
+    too long to read), ``too_large`` (lists of mappings that were not read to their end),
+    ``timeout`` and ``child``.
     """
 
     def __init__(
@@ -391,6 +393,7 @@ class ExecutedCode:
         else:
             self._charge(place.owner, answer.took_s, now_s)
             self._failures["unread"] += answer.unread
+            self._failures["too_large"] += answer.is_cut > 0
             if not self._sampler.copies_code:
                 answer.hidden = 0
             if answer.samples or answer.hidden:

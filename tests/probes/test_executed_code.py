@@ -202,6 +202,21 @@ def test_a_child_that_hangs_costs_one_container_a_minute(tmp_path: Path, mixing:
         probe.close()
 
 
+def test_lists_of_mappings_that_were_cut_are_counted(tmp_path: Path, mixing: int) -> None:
+    script = tmp_path / "cut.py"
+    answer = '{"unread": 5, "is_cut": 1}'
+    script.write_text(
+        f"import os, sys\nfor _ in sys.stdin.buffer: os.write(1, {answer!r}.encode() + b'\\n')\n"
+    )
+    probe, _ = opened({os.getpid(): me()}, GuardedProgram(script))
+    try:
+        for second in range(2):
+            probe.take(times(5, os.getpid(), mixing), float(second))
+        assert dict(probe.failures())["too_large"] == 2
+    finally:
+        probe.close()
+
+
 def test_an_owner_whose_code_is_costly_to_read_waits_a_minute(tmp_path: Path, mixing: int) -> None:
     script = tmp_path / "costly.py"
     answer = '{"unread": 5, "took_s": 0.2}'

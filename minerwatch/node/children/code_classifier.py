@@ -60,6 +60,7 @@ _MIN_INSTRUCTIONS = 6
 _IN_PAGE = (1 << PAGE_BITS) - 1
 _ENTRY_BYTES = 8
 _PRESENT, _OF_FILE = 0x80, 0x20  # of its highest byte: bits 63 and 61
+_ORDINARY = 0x21  # 61 and 56: a file's, shared, or of this process alone
 _ENDED = (b"Z", b"X")
 _MAX_THREADS = 1000
 _MAX_PAGES = 64
@@ -232,8 +233,7 @@ class _Process:
     def mapping(self, address: int) -> Mapping | None:
         """Return the mapping of code that holds ``address``."""
         found = self.mappings.of(address)
-        # Reading a device's memory could set off what the device does.
-        return found if found and found.is_executable and not found.is_of_device else None
+        return found if found and found.is_executable else None
 
     def io_bytes(self) -> int | None:
         """Return all bytes that it has read and written, from files, pipes or sockets."""
@@ -259,7 +259,9 @@ class _Process:
 
     def _page(self, page: int) -> bytes:
         try:
-            if not self._entry(page) & _PRESENT:
+            entry, mapping = self._entry(page), self.mappings.of(page << PAGE_BITS)
+            may_be_device = mapping is not None and mapping.may_be_device
+            if not entry & _PRESENT or (may_be_device and not entry & _ORDINARY):
                 return b""
             return os.pread(self._memory, 1 << PAGE_BITS, page << PAGE_BITS)
         except (OSError, OverflowError):
@@ -349,6 +351,7 @@ class Classifier:
             "io_bytes": process.io_bytes(),
             "cpu_s": process.cpu_s,
             "kernel_s": process.kernel_s,
+            "is_cut": int(not process.mappings.are_all_known),
             "file_mib": process.mappings.largest_file_mib() if hashing else 0.0,
         }
 

@@ -522,6 +522,7 @@ def test_code_behind_more_mappings_than_are_read(
     found = answer(os.getpid(), own_start_ticks(), [(address, 3, copy), (address, 2, b"")])
     assert (found["samples"], found["hashing"], found["anonymous"]) == (3, 3, 3)
     assert found["unread"] == 2  # it may be a device
+    assert found["is_cut"] == 1
     of_file = ctypes.cast(ctypes.pythonapi.Py_GetVersion, ctypes.c_void_p).value or 0
     found = answer(os.getpid(), own_start_ticks(), [(of_file, 3, copy)])
     assert (found["samples"], found["anonymous"]) == (3, 0)  # a library comes after other mappings
@@ -532,6 +533,37 @@ def test_instructions_that_the_decoder_does_not_know_hide_no_others() -> None:
     window = Decoder("x86_64").window(bytes.fromhex("8d0c37c1c10731ca0f1dc0") * 11)
     assert window is not None
     assert window.is_hashing
+
+
+def test_a_program_in_the_folder_of_devices_is_read_and_on_no_disk() -> None:
+    """In a container that is memory like /tmp, and no device's."""
+    path = Path(f"/dev/minerwatch-test-{os.getpid()}")
+    try:
+        path.write_bytes(SALSA_QUARTER * (4096 // len(SALSA_QUARTER)))
+    except PermissionError:
+        pytest.skip("run it as root")
+    try:
+        with path.open("r+b") as file:
+            memory = mmap.mmap(file.fileno(), 4096, flags=mmap.MAP_PRIVATE, prot=7)
+    finally:
+        path.unlink()
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    _kept.append(memory)
+    assert memory[0] == SALSA_QUARTER[0]
+    found = answer(os.getpid(), own_start_ticks(), [(address, 3, b"")])
+    assert (found["hashing"], found["anonymous"], found["unread"]) == (3, 3, 0)
+
+
+@pytest.mark.parametrize(("entry", "read"), [(0xA0, 3), (0x81, 3), (0x80, 0), (0x00, 0)])
+def test_memory_of_a_device_is_not_read(entry: int, read: int, tmp_path: Path) -> None:
+    folder = tmp_path / "7"
+    folder.mkdir()
+    (folder / "stat").write_text("7 (a) R " + " ".join(["1"] * 40))
+    (folder / "maps").write_text("2000-3000 r-xp 0 00:05 6 /dev/card\n")
+    (folder / "mem").write_bytes(SALSA_QUARTER * 3000)
+    (folder / "pagemap").write_bytes(bytes(16 + 7) + bytes([entry]))
+    found = answer(7, 1, [(0x2000, 3, b"")], proc=str(tmp_path))
+    assert (found["samples"], found["unread"]) == (read, 3 - read)
 
 
 def test_code_of_32_bits_is_decoded_as_such(anonymous_code: int) -> None:
