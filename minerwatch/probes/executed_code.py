@@ -45,10 +45,14 @@ _MAX_TAKE_S = 4.0
 _FIXED_BELOW = 1 << 32
 """Programs linked to fixed addresses lie below: another program has other code at the same one."""
 _AVOIDED_S = 60.0
+_NOT_AVOIDED = (0.0, False)
 _MAX_COUNT = 1 << 20
 _MAX_PAGE_NAME = 64
 _MAX_CPU_S_OF_ONE = 0.5
 """CPU time of the child for one owner in a minute: a process may have 65,000 mappings."""
+
+_NOBODY = ProcessId(0, 0)
+"""In place of a process that is not read for a while: only its copies are classified."""
 
 _FAILURES = ("unplaced", "gone", "unread", "left", "costly", "too_large", "timeout", "child")
 
@@ -194,7 +198,7 @@ class ExecutedCode:
         self._containers: dict[ContainerKey, _Known] = {}
         self._news: set[ContainerKey] = set()
         self._located: dict[int, Place | None] = {}
-        self._avoided: dict[Hashable, float] = {}
+        self._avoided: dict[Hashable, tuple[float, bool]] = {}  # until; but for copies
         self._spent_s: Counter[Hashable] = Counter()  # of the child in this minute, by owner
         self._minute = 0
         self._bounds, self._rounds = Bounds(), Rounds()
@@ -302,7 +306,9 @@ class ExecutedCode:
                 return
             if time.monotonic() > until_s:
                 self._failures["left"] += counts.total()
-            elif self._avoided.get(place.owner, 0.0) <= now_s:
+            elif (
+                place.process == _NOBODY or self._avoided.get(place.owner, _NOT_AVOIDED)[0] <= now_s
+            ):
                 self._asked_s = now_s
                 self._classify(place, counts, now_s)
         if now_s - self._asked_s >= _IDLE_S:
@@ -312,9 +318,11 @@ class ExecutedCode:
         """Return what is to be classified at once, and gather what a round needs."""
         due: list[tuple[Place, Spot]] = []
         is_round = self._rounds.is_on(now_s)
-        for place, spots in by_place.items():
-            if self._avoided.get(place.owner, 0.0) > now_s:
+        for at, spots in by_place.items():
+            until_s, copies_only = self._avoided.get(at.owner, _NOT_AVOIDED)
+            if until_s > now_s and not copies_only:
                 continue
+            place = at._replace(process=_NOBODY, is_relative=True) if until_s > now_s else at
             if not self._is_known(place) or (place.is_relative and is_round):
                 due += [(place, spot) for spot in spots]  # relatives may exit soon
             elif is_round and not place.is_relative:
@@ -374,7 +382,7 @@ class ExecutedCode:
 
     def _classify(self, place: Place, counts: Counter[Spot], now_s: float) -> None:
         try:
-            child = self._program.child(place.owner)
+            child = self._program.child(None if place.process == _NOBODY else place.owner)
             if child is None or not child.has_started(time.monotonic() + _START_S):
                 self._failures["child"] += 1
                 return
@@ -385,13 +393,14 @@ class ExecutedCode:
         except TimeoutError:
             self._failures["timeout"] += 1
             self._program.discard(place.owner)
-            self._avoid(place.owner, now_s)
+            self._avoid(place.owner, now_s, copies_only=place.process != _NOBODY)
         except (OSError, ValueError):
             self._failures["child"] += not self._closing.is_set()
             self._program.discard(has_failed=True)
             self._avoid(place.owner, now_s)
         else:
-            self._charge(place.owner, answer.took_s, now_s)
+            if place.process != _NOBODY:
+                self._charge(place.owner, answer.took_s, now_s)
             self._failures["unread"] += answer.unread
             self._failures["too_large"] += answer.is_cut > 0
             if not self._sampler.copies_code:
@@ -405,11 +414,12 @@ class ExecutedCode:
         self._spent_s[owner] += took_s  # type: ignore[assignment]
         if self._spent_s[owner] > _MAX_CPU_S_OF_ONE:
             self._failures["costly"] += 1
-            self._avoid(owner, now_s)
+            self._avoid(owner, now_s, copies_only=True)
 
-    def _avoid(self, owner: Hashable, now_s: float) -> None:
-        self._avoided = {each: s for each, s in self._avoided.items() if s > now_s}
-        self._avoided[owner] = now_s + _AVOIDED_S
+    def _avoid(self, owner: Hashable, now_s: float, *, copies_only: bool = False) -> None:
+        """Leave an owner alone for a minute; ``copies_only``: what was copied may be decoded."""
+        self._avoided = {each: of for each, of in self._avoided.items() if of[0] > now_s}
+        self._avoided[owner] = now_s + _AVOIDED_S, copies_only and self._sampler.copies_code
 
     def _keep(self, place: Place, answer: CodeAnswer) -> None:
         if place.is_relative:

@@ -202,6 +202,38 @@ def test_a_child_that_hangs_costs_one_container_a_minute(tmp_path: Path, mixing:
         probe.close()
 
 
+HANGS_IN_PROCESSES = """
+import os, sys, time
+for line in sys.stdin.buffer:
+    if not line.startswith(b"[0,"):
+        time.sleep(1000)
+    os.write(1, b'{"samples": 5, "pairs": 5, "classes": [5,0,0,0,0,0,0,0,0,0,0]}\\n')
+"""
+
+
+@pytest.mark.parametrize(("program", "samples"), [(HANGS_IN_PROCESSES, 20), ("1 / 0", 0)])
+def test_what_cannot_be_read_in_time_is_known_by_its_copies(
+    program: str, samples: int, tmp_path: Path
+) -> None:
+    """A process that blocked its readers once a minute was never classified.
+
+    If the child has died, no code of the owner is decoded for a minute.
+    """
+    script = tmp_path / "child.py"
+    script.write_text(program)
+    probe, sampler = opened({os.getpid(): me()}, GuardedProgram(script))
+    sampler.copies_code = True
+    try:
+        for second in range(5):
+            copies = [CodeSample(os.getpid(), 4096, 0, MIXING)] * 5
+            probe.take(CodeSamples(0.05, copies), float(second))
+        assert probe.samples_of(HERE) == samples
+        assert probe.samples_of(me().process) == 0
+        assert dict(probe.failures())["timeout"] == (1 if samples else 0)
+    finally:
+        probe.close()
+
+
 def test_lists_of_mappings_that_were_cut_are_counted(tmp_path: Path, mixing: int) -> None:
     script = tmp_path / "cut.py"
     answer = '{"unread": 5, "is_cut": 1}'

@@ -13,9 +13,10 @@ standard input                                                  standard output
 ``address``: where code of 32 bits runs, on x86-64, its highest bit is set, and not the next one.
 ``code``: in base64 what was copied while it was executed; if empty, it is read from the process. A
 copy that is in no mapping any more, or that a file does not have there, counts as anonymous. With
-``is_relative`` another process executed it: it counts where this one maps code, too, and elsewhere
-a copy as code of a file that does not hash: programs that come and go may move data. ``unread`` are
-samples without a window of instructions; ``hidden`` those of them that no other process executed.
+``is_relative`` another process executed it: it counts where this one maps code, too. A copy whose
+origin is not known, there or with the ``pid`` 0 (none is read), counts as code of a file that does
+not hash: programs that come and go may move data. ``unread`` are samples without a window of
+instructions; ``hidden`` those of them that no other process executed.
 
 A window is the 16 instructions from a sampled address on. Windows tell more than averages: a hash
 function is dense in exclusive or, rotation and additions of vectors, and has no floating point,
@@ -243,6 +244,16 @@ class _Process:
         except (OSError, ValueError, KeyError):
             return None
 
+    def totals(self, *, has_hashed: bool) -> dict[str, Any]:
+        """Return what is known of it besides its code."""
+        return {
+            "io_bytes": self.io_bytes(),
+            "cpu_s": self.cpu_s,
+            "kernel_s": self.kernel_s,
+            "is_cut": int(not self.mappings.are_all_known),
+            "file_mib": self.mappings.largest_file_mib() if has_hashed else 0.0,
+        }
+
     def _content(self, name: str) -> bytes:
         with open(f"{self._folder}/{name}", "rb") as file:  # noqa: PTH123 - pathlib is slow to import
             return file.read(_MAX_FILE_BYTES)
@@ -298,13 +309,14 @@ class Classifier:
 
     def answer(self, question: Question) -> dict[str, Any]:
         """Return counts over the samples of one process; ``unread``: samples without code."""
-        process = self._opened(question)
-        if process is None:
+        process = self._opened(question) if question.pid else None
+        if process is None and question.pid:
             return {"unread": sum(count for _, count, _ in question.spots)}
         try:
             return self._counts(process, question)
         finally:
-            process.close()
+            if process is not None:
+                process.close()
 
     def _opened(self, question: Question) -> _Process | None:
         """Return the process; None if it has exited."""
@@ -317,16 +329,15 @@ class Classifier:
         process.close()
         return None
 
-    def _counts(self, process: _Process, question: Question) -> dict[str, Any]:
+    def _counts(self, process: _Process | None, question: Question) -> dict[str, Any]:
         unread = samples = hashing = anonymous = pairs = 0
         classes = [0] * CLASSES
         pages: dict[str, int] = {}
         for flagged, count, copy in question.spots:
             address = self._choose_decoder(flagged)
-            mapping = process.mapping(address)
-            is_anonymous = _is_anonymous(process, mapping, address, copy)
+            mapping, is_anonymous = _origin(process, address, copy)
             is_mapped = mapping is not None and is_anonymous == mapping.is_anonymous
-            is_from_there = is_mapped or not question.is_relative
+            is_from_there = is_mapped or not (process is None or question.is_relative)
             window = self._window(process, mapping, address, copy)
             if window is None or not (is_from_there or copy):
                 unread += count
@@ -339,21 +350,17 @@ class Classifier:
             pages[page] = pages.get(page, 0) + count
             for kind, number in enumerate(window.counts):
                 classes[kind] += number * count
-        return {
+        counts = {
             "samples": samples,
             "unread": unread,
-            "hidden": 0 if question.is_relative else unread,
+            "hidden": 0 if process is None or question.is_relative else unread,
             "hashing": hashing,
             "anonymous": anonymous,
             "pairs": pairs,
             "classes": classes,
             "pages": pages,
-            "io_bytes": process.io_bytes(),
-            "cpu_s": process.cpu_s,
-            "kernel_s": process.kernel_s,
-            "is_cut": int(not process.mappings.are_all_known),
-            "file_mib": process.mappings.largest_file_mib() if hashing else 0.0,
         }
+        return counts if process is None else counts | process.totals(has_hashed=hashing > 0)
 
     def _choose_decoder(self, flagged: int) -> int:
         """Return the address without what says how many bits its code has."""
@@ -364,22 +371,30 @@ class Classifier:
         return flagged ^ CODE_OF_32_BITS
 
     def _window(
-        self, process: _Process, mapping: Mapping | None, address: int, copy: bytes
+        self, process: _Process | None, mapping: Mapping | None, address: int, copy: bytes
     ) -> Window | None:
         """Return the instructions from the address on, or those before the end of its page.
 
         LuaJIT fills its memory from the end: the loop that runs hot may be the last 20 bytes.
         """
         size_bytes = self._decoder.window_bytes
-        code = copy or (process.code(address, size_bytes) if mapping else b"")
+        code = copy or (process.code(address, size_bytes) if process and mapping else b"")
         window = self._decoder.window(code)
         end = address + len(code)
         # Nothing is read of a device, nor in place of what could not be copied, which is one byte.
-        if window is None and mapping and len(code) > 1 and end & _IN_PAGE == 0:
+        if window is None and process and mapping and len(code) > 1 and end & _IN_PAGE == 0:
             before = process.code(end - size_bytes, size_bytes)
             if before.endswith(code):
                 return self._decoder.window(before)
         return window
+
+
+def _origin(process: _Process | None, address: int, copy: bytes) -> tuple[Mapping | None, bool]:
+    """Return the mapping of an address, and True if what was executed there is in no file."""
+    if process is None:
+        return None, False
+    mapping = process.mapping(address)
+    return mapping, _is_anonymous(process, mapping, address, copy)
 
 
 def _is_anonymous(process: _Process, mapping: Mapping | None, address: int, copy: bytes) -> bool:

@@ -38,6 +38,7 @@ from minerwatch.node.children.instruction_classes import (
 )
 from minerwatch.node.executed_code import UNREADABLE
 from minerwatch.node.proc_files import ProcessFiles
+from minerwatch.probes.executed_code import CodeAnswer
 from tests.waiting import until
 
 
@@ -388,6 +389,9 @@ def test_pairs_count_of_a_process_that_has_exited_wherever_its_code_was() -> Non
     found = answer(os.getpid(), own_start_ticks(), spots, is_relative=1)
     assert (found["samples"], found["pairs"], found["unread"]) == (3, 3, 2)
     assert (found["anonymous"], found["pages"]) == (0, {"": 3})
+    assert answer(0, 0, spots, is_relative=1) == {
+        name: value for name, value in found.items() if name in CodeAnswer.__struct_fields__[:8]
+    }
 
 
 def test_copied_code_that_a_file_covers_was_in_no_file() -> None:
