@@ -83,7 +83,7 @@ _MAX_MEDIA_SHARE = 0.25
 _MAX_BRANCH_SHARE = 0.2
 _MAX_MULTIPLY_SHARE = 0.07
 """More is a generator of random numbers (Philox), or RandomX, which its pairs reveal."""
-_JUMPS = frozenset(("jmp", "b"))
+_JUMPS = frozenset(("jmp", "call", "b", "bl"))
 _CHECKED = SKIPPED[0] + "j"
 """First letters of what capstone does not know, and of jumps."""
 _PASSED = frozenset(("nop", SKIPPED))
@@ -152,8 +152,9 @@ class Decoder:
     def _instructions(self, code: bytes) -> Iterator[tuple[str, str]]:
         """Yield instructions in the order of execution, without what anyone may strew in.
 
-        That is no-operations, jumps to a little further on, over bytes that decode as something
-        else or into the jump itself, and what capstone does not know, as reserved no-operations.
+        That is no-operations, jumps and calls to a little further on, over bytes that decode as
+        something else or into the jump itself, and what capstone does not know, as reserved
+        no-operations.
         """
         begins, left = 0, _WINDOW
         while left and begins < len(code):

@@ -423,6 +423,7 @@ def test_code_without_enough_instructions_is_hidden(anonymous_code: int) -> None
         pytest.param("eb0248b8", id="a jump over the begin of a long instruction"),
         pytest.param("eb0b" + "06" * 11, id="a jump over no instructions"),
         pytest.param("ebffc0", id="a jump into itself"),
+        pytest.param("e80200000048b8", id="a call over the begin of a long instruction"),
         pytest.param("90" * 16, id="no-operations"),
         pytest.param("c4e27950c1", id="an instruction on vectors that capstone does not know"),
         pytest.param("62f574485848c1", id="one of vectors of 512 bits"),
