@@ -360,8 +360,12 @@ def test_what_an_outsider_sends_to_an_engine_of_webassembly_is_never_culled() ->
     """Measured in Node: pairs are converted, or computed with, beside integers that are mixed."""
     for pairs, mixing in ((0.363, 0.243), (0.276, 0.315)):
         code: Facts = {
-            **{"HashCodeShare": 0.0, "PairConversionShare": pairs, "MixingCodeShare": mixing},
-            **{"FloatCodeShare": 0.16, "AnonymousCodeShare": 0.975, "HotCodePages": 1},
+            "HashCodeShare": 0.0,
+            "PairConversionShare": pairs,
+            "MixingCodeShare": mixing,
+            "FloatCodeShare": 0.16,
+            "AnonymousCodeShare": 0.975,
+            "HotCodePages": 1,
         }
         facts: Facts = {**BUSY, **code, "Image": "/usr/bin/node", "Comm": "node"}
         assert not replayed(Recording(1, "", HOUR_S, facts), shipped.matcher()).cullable

@@ -92,6 +92,7 @@ class CodeAnswer(msgspec.Struct):
 
     samples: int = 0
     unread: int = 0
+    unplaced: int = 0
     hidden: int = 0
     hashing: int = 0
     anonymous: int = 0
@@ -107,13 +108,16 @@ class CodeAnswer(msgspec.Struct):
 
     def checked(self, sent: int) -> CodeAnswer:
         """Return itself if the counts can be those of ``sent`` samples, or raise ValueError."""
-        parts = (self.hashing, self.anonymous, self.pairs)
-        counts = (self.samples, self.unread, self.hidden, *parts, *self.classes)
+        parts = (self.hashing, self.anonymous)
+        others = (self.unread, self.unplaced, self.hidden, self.pairs)
+        counts = (self.samples, *others, *parts, *self.classes)
         most = max(*parts, sum(self.classes) / INSTRUCTIONS)
         is_sound = (
-            self.samples + self.unread == sent
+            self.samples + self.unplaced + self.unread == sent
+            and self.pairs <= self.samples + self.unplaced
             and self.hidden <= self.unread
-            and len(self.classes) in ({len(CLASSES)} if self.samples else {0, len(CLASSES)})
+            and len(self.classes)
+            in ({len(CLASSES)} if self.samples or self.unplaced else {0, len(CLASSES)})
             and all(0 <= each <= _MAX_COUNT for each in (*counts, *self.pages.values()))
             and most <= self.samples
             and sum(self.pages.values()) <= self.samples
@@ -127,7 +131,8 @@ class CodeAnswer(msgspec.Struct):
         """Add the counts to those of a process or container."""
         parts = (self.hashing, self.anonymous, self.pairs)
         tally.add_hidden(self.hidden)
-        if self.samples:
+        tally.add_unplaced(self.unplaced)
+        if self.samples or self.unplaced:
             tally.add(self.samples, *parts, self.classes, self.pages)
             tally.add_file(self.samples, self.file_mib)
 
@@ -370,7 +375,7 @@ class ExecutedCode:
 
     def _is_known(self, place: Place) -> bool:
         known = self._known(place.container if place.is_relative else place.process)
-        return known is not None and known.tally.samples + known.tally.hidden >= _KNOWN_SAMPLES
+        return known is not None and known.tally.seen >= _KNOWN_SAMPLES
 
     def _of_round(self, now_s: float) -> Iterator[tuple[Place, Counter[Spot]]]:
         """Yield known processes within the bounds of a second: at least one, after new ones."""
@@ -405,7 +410,7 @@ class ExecutedCode:
             self._failures["too_large"] += answer.is_cut > 0
             if not self._sampler.copies_code:
                 answer.hidden = 0
-            if answer.samples or answer.hidden:
+            if answer.samples or answer.unplaced or answer.hidden:
                 self._keep(place, answer)
 
     def _charge(self, owner: Hashable, took_s: float, now_s: float) -> None:

@@ -13,10 +13,10 @@ standard input                                                  standard output
 ``address``: where code of 32 bits runs, on x86-64, its highest bit is set, and not the next one.
 ``code``: in base64 what was copied while it was executed; if empty, it is read from the process. A
 copy that is in no mapping any more, or that a file does not have there, counts as anonymous. With
-``is_relative`` another process executed it: it counts where this one maps code, too. A copy whose
-origin is not known, there or with the ``pid`` 0 (none is read), counts as code of a file that does
-not hash: programs that come and go may move data. ``unread`` are samples without a window of
-instructions; ``hidden`` those of them that no other process executed.
+``is_relative`` another process executed it: it counts where this one maps code, too. ``unplaced``
+are other copies then, and all with the ``pid`` 0 (none is read), of which only pairs are counted:
+programs that come and go may move data. ``unread`` are samples without a window of instructions;
+``hidden`` those of them that no other process executed.
 
 A window is the 16 instructions from a sampled address on. Windows tell more than averages: a hash
 function is dense in exclusive or, rotation and additions of vectors, and has no floating point,
@@ -331,7 +331,7 @@ class Classifier:
         return None
 
     def _counts(self, process: _Process | None, question: Question) -> dict[str, Any]:
-        unread = samples = hashing = anonymous = pairs = 0
+        unread = samples = hashing = anonymous = pairs = unplaced = 0
         classes = [0] * CLASSES
         pages: dict[str, int] = {}
         for flagged, count, copy in question.spots:
@@ -343,10 +343,13 @@ class Classifier:
             if window is None or not (is_from_there or copy):
                 unread += count
                 continue
-            samples += count
-            hashing += count * (window.is_hashing and is_from_there)
-            anonymous += count * (is_anonymous and is_from_there)
             pairs += count * window.mixes_pairs
+            if not is_from_there:
+                unplaced += count
+                continue
+            samples += count
+            hashing += count * window.is_hashing
+            anonymous += count * is_anonymous
             page = _page(address, mapping) if mapping and is_mapped else ""
             pages[page] = pages.get(page, 0) + count
             for kind, number in enumerate(window.counts):
@@ -354,6 +357,7 @@ class Classifier:
         counts = {
             "samples": samples,
             "unread": unread,
+            "unplaced": unplaced,
             "hidden": 0 if process is None or question.is_relative else unread,
             "hashing": hashing,
             "anonymous": anonymous,

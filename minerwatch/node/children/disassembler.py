@@ -106,8 +106,8 @@ def x86_end(code: bytes, at: int, size: int, *, is_known: bool, has_short_jumps:
     """Return the end of a jump, or of an instruction that capstone does not know.
 
     Among these are no-operations that cost a program nothing: 0f 0d and 0f 18 to 0f 1e, x87's
-    aliases. So does a conditional jump with the prefix 66 where its number has two bytes, for it
-    leads nowhere: by AMD's processors, and in code of 32 bits (``has_short_jumps``).
+    aliases. A conditional jump with the prefix 66 costs as little where its number has two bytes,
+    for it leads nowhere: by AMD's processors, and in code of 32 bits (``has_short_jumps``).
     By Intel's it has four, and capstone takes now the one, now the other (AMD64 manual volume 3,
     1.2.4; Intel SDM volume 2, Jcc).
     """
