@@ -134,11 +134,15 @@ class FpSample(NamedTuple):
     fp_control: int
 
 
+CODE_OF_32_BITS = 1 << 63
+"""On x86-64, which decodes it in another way."""
+
+
 class CodeSample(NamedTuple):
     """An address of code that a process executed.
 
     ``cgroup``: the id of its cgroup; 0: unknown. ``code``: the instructions there, if they were
-    copied while they were executed.
+    copied while they were executed. ``address``: CODE_OF_32_BITS is added to that of such code.
     """
 
     pid: int

@@ -354,3 +354,18 @@ def test_an_image_that_is_started_to_look_at_it_is_clear() -> None:
     facts: Facts = {"Image": "/usr/bin/grep", "Comm": "grep", "Arguments": arguments}
     facts = with_arguments({**facts, "CpuCores": 0.9, "CpuSeconds": 3.0})
     assert replayed(Recording(1, "", 3, facts), shipped.matcher()).level == "clear"
+
+
+def test_what_an_outsider_sends_to_an_engine_of_webassembly_is_never_culled() -> None:
+    """Measured in Node: pairs are converted, or computed with, beside integers that are mixed."""
+    for pairs, mixing in ((0.363, 0.243), (0.276, 0.315)):
+        code: Facts = {
+            "HashCodeShare": 0.0,
+            "PairConversionShare": pairs,
+            "MixingCodeShare": mixing,
+            "FloatCodeShare": 0.16,
+            "AnonymousCodeShare": 0.975,
+            "HotCodePages": 1,
+        }
+        facts: Facts = {**BUSY, **code, "Image": "/usr/bin/node", "Comm": "node"}
+        assert not replayed(Recording(1, "", HOUR_S, facts), shipped.matcher()).cullable

@@ -35,6 +35,7 @@ class CodeTally:
 
     samples: float = 0.0
     hidden: float = 0.0  # samples besides these, whose code cannot be read
+    unplaced: float = 0.0  # and others: copies of which it is not known where they came from
     hashing: float = 0.0
     anonymous: float = 0.0
     pairs: float = 0.0
@@ -54,7 +55,7 @@ class CodeTally:
         classes: Sequence[int],
         pages: Mapping[str, int],
     ) -> None:
-        """Add what the classifier counted."""
+        """Add what the classifier counted; ``pairs`` also of ``unplaced`` samples."""
         self.samples += samples
         self.hashing += hashing
         self.anonymous += anonymous
@@ -77,26 +78,37 @@ class CodeTally:
 
     def facts(self) -> dict[str, FactValue]:
         """Return the facts; none while there are too few samples."""
-        share = self.hidden / (self.samples + self.hidden) if self.hidden else None
+        classified = self.samples + self.unplaced
+        share = self.hidden / (classified + self.hidden) if self.hidden else None
         hidden_share = measured(HiddenCodeShare=share)
-        if self.samples < MIN_SAMPLES:
+        if classified < MIN_SAMPLES:
             return hidden_share if self.hidden >= MIN_SAMPLES else {}
+        seen = hidden_share | measured(
+            PairConversionShare=self.pairs / classified,
+            AnonymousCodeShare=self.anonymous / (self.samples or 1),
+        )
+        if self.samples < MIN_SAMPLES:
+            return seen
         of = self._share
         return (
             measured(
                 HashCodeShare=self.hashing / self.samples,
                 MixingCodeShare=of("xor") + of("rotate") + of("multiply"),
                 FloatCodeShare=of("float") + of("pairs"),
-                PairConversionShare=self.pairs / self.samples,
                 RoundingCodeShare=of("rounding"),
                 VectorCodeShare=of("vector") + of("media"),
-                AnonymousCodeShare=self.anonymous / self.samples,
                 HotCodePages=self._hot_pages(),
                 IoBytesPerCpuSecond=self._per_cpu_second(self.io_bytes),
                 KernelCpuShare=self._per_cpu_second(self.kernel_s),
             )
-            | hidden_share
+            | seen
         )
+
+    def add_unplaced(self, samples: int) -> None:
+        """Add samples whose origin is not known: they count for pairs only."""
+        self.unplaced += samples
+        if self.unplaced >= _MAX_SAMPLES:
+            self._halve()
 
     def add_hidden(self, samples: int) -> None:
         """Add samples whose code cannot be read, though the process runs."""
@@ -113,6 +125,11 @@ class CodeTally:
     def add_file(self, samples: int, largest_mib: float) -> None:
         """Add samples of a process whose largest mapped file has this size."""
         self.file_mib_samples += samples * min(max(0.0, largest_mib), _MAX_FILE_MIB)
+
+    @property
+    def seen(self) -> float:
+        """Return the number of all samples, however much is known of them."""
+        return self.samples + self.unplaced + self.hidden
 
     @property
     def file_mib(self) -> float:
@@ -137,6 +154,7 @@ class CodeTally:
     def _halve(self) -> None:
         self.samples /= 2
         self.hidden /= 2
+        self.unplaced /= 2
         self.hashing /= 2
         self.anonymous /= 2
         self.pairs /= 2

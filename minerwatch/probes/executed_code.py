@@ -45,12 +45,16 @@ _MAX_TAKE_S = 4.0
 _FIXED_BELOW = 1 << 32
 """Programs linked to fixed addresses lie below: another program has other code at the same one."""
 _AVOIDED_S = 60.0
+_NOT_AVOIDED = (0.0, False)
 _MAX_COUNT = 1 << 20
 _MAX_PAGE_NAME = 64
 _MAX_CPU_S_OF_ONE = 0.5
 """CPU time of the child for one owner in a minute: a process may have 65,000 mappings."""
 
-_FAILURES = ("unplaced", "gone", "unread", "left", "costly", "timeout", "child")
+_NOBODY = ProcessId(0, 0)
+"""In place of a process that is not read for a while: only its copies are classified."""
+
+_FAILURES = ("unplaced", "gone", "unread", "left", "costly", "too_large", "timeout", "child")
 
 PROGRAM = CHILDREN / "code_classifier.py"
 
@@ -88,6 +92,7 @@ class CodeAnswer(msgspec.Struct):
 
     samples: int = 0
     unread: int = 0
+    unplaced: int = 0
     hidden: int = 0
     hashing: int = 0
     anonymous: int = 0
@@ -98,17 +103,21 @@ class CodeAnswer(msgspec.Struct):
     cpu_s: float = 0.0
     kernel_s: float = 0.0
     file_mib: float = 0.0
+    is_cut: int = 0
     took_s: float = 0.0
 
     def checked(self, sent: int) -> CodeAnswer:
         """Return itself if the counts can be those of ``sent`` samples, or raise ValueError."""
-        parts = (self.hashing, self.anonymous, self.pairs)
-        counts = (self.samples, self.unread, self.hidden, *parts, *self.classes)
+        parts = (self.hashing, self.anonymous)
+        others = (self.unread, self.unplaced, self.hidden, self.pairs)
+        counts = (self.samples, *others, *parts, *self.classes)
         most = max(*parts, sum(self.classes) / INSTRUCTIONS)
         is_sound = (
-            self.samples + self.unread == sent
+            self.samples + self.unplaced + self.unread == sent
+            and self.pairs <= self.samples + self.unplaced
             and self.hidden <= self.unread
-            and len(self.classes) in ({len(CLASSES)} if self.samples else {0, len(CLASSES)})
+            and len(self.classes)
+            in ({len(CLASSES)} if self.samples or self.unplaced else {0, len(CLASSES)})
             and all(0 <= each <= _MAX_COUNT for each in (*counts, *self.pages.values()))
             and most <= self.samples
             and sum(self.pages.values()) <= self.samples
@@ -122,7 +131,8 @@ class CodeAnswer(msgspec.Struct):
         """Add the counts to those of a process or container."""
         parts = (self.hashing, self.anonymous, self.pairs)
         tally.add_hidden(self.hidden)
-        if self.samples:
+        tally.add_unplaced(self.unplaced)
+        if self.samples or self.unplaced:
             tally.add(self.samples, *parts, self.classes, self.pages)
             tally.add_file(self.samples, self.file_mib)
 
@@ -166,7 +176,8 @@ class ExecutedCode:
     known container), ``gone`` (samples of processes that have exited, whose code no other process
     of the container can show), ``unread`` (code that could not be read), ``left`` (samples beyond
     the bounds of a second), ``costly`` (owners left alone for a minute, because their code takes
-    too long to read), ``timeout`` and ``child``.
+    too long to read), ``too_large`` (lists of mappings that were not read to their end),
+    ``timeout`` and ``child``.
     """
 
     def __init__(
@@ -190,7 +201,7 @@ class ExecutedCode:
         self._containers: dict[ContainerKey, _Known] = {}
         self._news: set[ContainerKey] = set()
         self._located: dict[int, Place | None] = {}
-        self._avoided: dict[Hashable, float] = {}
+        self._avoided: dict[Hashable, tuple[float, bool]] = {}  # until; but for copies
         self._spent_s: Counter[Hashable] = Counter()  # of the child in this minute, by owner
         self._minute = 0
         self._bounds, self._rounds = Bounds(), Rounds()
@@ -298,7 +309,9 @@ class ExecutedCode:
                 return
             if time.monotonic() > until_s:
                 self._failures["left"] += counts.total()
-            elif self._avoided.get(place.owner, 0.0) <= now_s:
+            elif (
+                place.process == _NOBODY or self._avoided.get(place.owner, _NOT_AVOIDED)[0] <= now_s
+            ):
                 self._asked_s = now_s
                 self._classify(place, counts, now_s)
         if now_s - self._asked_s >= _IDLE_S:
@@ -308,9 +321,11 @@ class ExecutedCode:
         """Return what is to be classified at once, and gather what a round needs."""
         due: list[tuple[Place, Spot]] = []
         is_round = self._rounds.is_on(now_s)
-        for place, spots in by_place.items():
-            if self._avoided.get(place.owner, 0.0) > now_s:
+        for at, spots in by_place.items():
+            until_s, copies_only = self._avoided.get(at.owner, _NOT_AVOIDED)
+            if until_s > now_s and not copies_only:
                 continue
+            place = at._replace(process=_NOBODY, is_relative=True) if until_s > now_s else at
             if not self._is_known(place) or (place.is_relative and is_round):
                 due += [(place, spot) for spot in spots]  # relatives may exit soon
             elif is_round and not place.is_relative:
@@ -358,7 +373,7 @@ class ExecutedCode:
 
     def _is_known(self, place: Place) -> bool:
         known = self._known(place.container if place.is_relative else place.process)
-        return known is not None and known.tally.samples + known.tally.hidden >= _KNOWN_SAMPLES
+        return known is not None and known.tally.seen >= _KNOWN_SAMPLES
 
     def _of_round(self, now_s: float) -> Iterator[tuple[Place, Counter[Spot]]]:
         """Yield known processes within the bounds of a second: at least one, after new ones."""
@@ -370,7 +385,7 @@ class ExecutedCode:
 
     def _classify(self, place: Place, counts: Counter[Spot], now_s: float) -> None:
         try:
-            child = self._program.child(place.owner)
+            child = self._program.child(None if place.process == _NOBODY else place.owner)
             if child is None or not child.has_started(time.monotonic() + _START_S):
                 self._failures["child"] += 1
                 return
@@ -381,17 +396,19 @@ class ExecutedCode:
         except TimeoutError:
             self._failures["timeout"] += 1
             self._program.discard(place.owner)
-            self._avoid(place.owner, now_s)
+            self._avoid(place.owner, now_s, copies_only=place.process != _NOBODY)
         except (OSError, ValueError):
             self._failures["child"] += not self._closing.is_set()
             self._program.discard(has_failed=True)
             self._avoid(place.owner, now_s)
         else:
-            self._charge(place.owner, answer.took_s, now_s)
+            if place.process != _NOBODY:
+                self._charge(place.owner, answer.took_s, now_s)
             self._failures["unread"] += answer.unread
+            self._failures["too_large"] += answer.is_cut > 0
             if not self._sampler.copies_code:
                 answer.hidden = 0
-            if answer.samples or answer.hidden:
+            if answer.samples or answer.unplaced or answer.hidden:
                 self._keep(place, answer)
 
     def _charge(self, owner: Hashable, took_s: float, now_s: float) -> None:
@@ -400,11 +417,12 @@ class ExecutedCode:
         self._spent_s[owner] += took_s  # type: ignore[assignment]
         if self._spent_s[owner] > _MAX_CPU_S_OF_ONE:
             self._failures["costly"] += 1
-            self._avoid(owner, now_s)
+            self._avoid(owner, now_s, copies_only=True)
 
-    def _avoid(self, owner: Hashable, now_s: float) -> None:
-        self._avoided = {each: s for each, s in self._avoided.items() if s > now_s}
-        self._avoided[owner] = now_s + _AVOIDED_S
+    def _avoid(self, owner: Hashable, now_s: float, *, copies_only: bool = False) -> None:
+        """Leave an owner alone for a minute; ``copies_only``: what was copied may be decoded."""
+        self._avoided = {each: of for each, of in self._avoided.items() if of[0] > now_s}
+        self._avoided[owner] = now_s + _AVOIDED_S, copies_only and self._sampler.copies_code
 
     def _keep(self, place: Place, answer: CodeAnswer) -> None:
         if place.is_relative:

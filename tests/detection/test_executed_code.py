@@ -63,6 +63,23 @@ def test_code_that_cannot_be_read_is_a_fact_by_itself() -> None:
     assert "HiddenCodeShare" not in tally_of(200, other=99).facts()
 
 
+def test_samples_of_unknown_origin_count_for_pairs_only() -> None:
+    """Short-lived workers at addresses of their own: else few of RandomX's samples counted."""
+    tally = CodeTally()
+    tally.add_unplaced(MIN_SAMPLES - 4)
+    tally.add(4, 4, 3, 10, classes(xor=4), {})
+    assert tally.facts() == {"PairConversionShare": 0.1, "AnonymousCodeShare": 0.75}
+    tally.add(196, 196, 147, 0, classes(xor=196), {})
+    facts = tally.facts()
+    assert (facts["HashCodeShare"], facts["AnonymousCodeShare"]) == (1.0, 0.75)
+    assert facts["PairConversionShare"] == 10 / 296
+    for _ in range(20):  # a storm of short-lived programs hides nothing
+        tally.add_unplaced(90)
+        tally.add(20, 20, 15, 0, classes(xor=20), {})
+        assert tally.facts().get("HashCodeShare", 1.0) == 1.0
+    assert tally.unplaced < 400
+
+
 def test_each_fact_is_a_known_field_of_the_probe() -> None:
     tally = tally_of(200, other=1)
     tally.add_io(0, 10.0, 0.0)

@@ -202,6 +202,53 @@ def test_a_child_that_hangs_costs_one_container_a_minute(tmp_path: Path, mixing:
         probe.close()
 
 
+HANGS_IN_PROCESSES = """
+import os, sys, time
+for line in sys.stdin.buffer:
+    if not line.startswith(b"[0,"):
+        time.sleep(1000)
+    os.write(1, b'{"unplaced": 30, "pairs": 30, "classes": [0,0,0,0,0,0,0,0,0,0,0]}\\n')
+"""
+
+
+@pytest.mark.parametrize(("program", "hangs"), [(HANGS_IN_PROCESSES, True), ("1 / 0", False)])
+def test_what_cannot_be_read_in_time_is_known_by_its_copies(
+    program: str, hangs: bool, tmp_path: Path
+) -> None:
+    """A process that blocked its readers once a minute was never classified.
+
+    If the child has died, no code of the owner is decoded for a minute.
+    """
+    script = tmp_path / "child.py"
+    script.write_text(program)
+    probe, sampler = opened({os.getpid(): me()}, GuardedProgram(script))
+    sampler.copies_code = True
+    try:
+        for second in range(5):
+            copies = [CodeSample(os.getpid(), 4096, 0, MIXING)] * 30
+            probe.take(CodeSamples(0.05, copies), float(second))
+        assert probe.facts(HERE).get("PairConversionShare", 0.0) == (1.0 if hangs else 0.0)
+        assert probe.facts(me().process) == {}
+        assert dict(probe.failures())["timeout"] == hangs
+    finally:
+        probe.close()
+
+
+def test_lists_of_mappings_that_were_cut_are_counted(tmp_path: Path, mixing: int) -> None:
+    script = tmp_path / "cut.py"
+    answer = '{"unread": 5, "is_cut": 1}'
+    script.write_text(
+        f"import os, sys\nfor _ in sys.stdin.buffer: os.write(1, {answer!r}.encode() + b'\\n')\n"
+    )
+    probe, _ = opened({os.getpid(): me()}, GuardedProgram(script))
+    try:
+        for second in range(2):
+            probe.take(times(5, os.getpid(), mixing), float(second))
+        assert dict(probe.failures())["too_large"] == 2
+    finally:
+        probe.close()
+
+
 def test_an_owner_whose_code_is_costly_to_read_waits_a_minute(tmp_path: Path, mixing: int) -> None:
     script = tmp_path / "costly.py"
     answer = '{"unread": 5, "took_s": 0.2}'
@@ -437,8 +484,9 @@ MOVING = str(Path(__file__).parents[1] / "targets" / "moving_code.py")
         (lambda: copying_sampler(199.0), ("-c", MIXES), 0.95),
         (lambda: copying_sampler(199.0), (MOVING, "moves"), 0.75),  # it also moves
         (lambda: copying_sampler(199.0), (MOVING, "covers"), 0.75),
+        (lambda: copying_sampler(199.0), (MOVING, "bits"), 0.95),
     ],
-    ids=["clock", "entries", "copies", "moving", "covered"],
+    ids=["clock", "entries", "copies", "moving", "covered", "of 32 bits"],
 )
 def test_each_source_of_samples_tells_a_hash_loop(
     source: Callable[[], CodeSampler | EntrySampler], program: tuple[str, ...], least: float

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minerwatch.detection.fields import KNOWN_FIELDS, PROBE_FIELDS, is_pooled
-from minerwatch.model import ContainerKey, Facts, ProcessId
+from minerwatch.model import CODE_OF_32_BITS, ContainerKey, Facts, ProcessId
 from minerwatch.node.hot_code import HotCodeFindings
 from minerwatch.probes.code_schedule import Place
 from minerwatch.probes.hot_code import FIELDS, MIN_SAMPLES, HotCode
@@ -200,6 +200,14 @@ def test_a_container_that_is_gone_is_forgotten(hot: HotCode) -> None:
     runs(hot, 10)
     hot.end_tick({THERE})
     assert hot.facts(HERE) == hot.facts(ONE) == {}
+
+
+def test_code_of_32_bits_is_read_at_its_address(hot: HotCode, reader: Answers) -> None:
+    hot.consider(HERE, HERE, HASHES)
+    spots = [(0x1000 + CODE_OF_32_BITS, b"\x48")] * 10
+    for second in range(8):
+        hot.take({Place(ONE, HERE, "pod"): spots}, 0.1, float(second))
+    assert [each.keys() for *_, each in reader.asked] == [{0x1000}]
 
 
 @settings(max_examples=examples(10))

@@ -4,7 +4,7 @@
 each place that it has left. ``segment``: it lies in a code segment of its own (modify_ldt(2)), and
 at the same number without that segment's base there is a decoy. ``unreadable``: it lies in memory
 that may be executed and not read (pkeys(7)), for a moment in each of many pages, then there are
-floats.
+floats. ``bits``: it is code of 32 bits, most of which looks like numbers in code of 64.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from itertools import cycle
 
 MIXING = bytes.fromhex("8d0c37c1c10731cb")  # lea ecx,[rdi+rsi]; rol ecx,7; xor ebx,ecx
 FLOATS = bytes.fromhex("f20f58c1f20f59d0")  # addsd xmm0,xmm1; mulsd xmm2,xmm0
+NUMBERS = bytes.fromhex("48b80000000031cb31d1")  # dec eax; mov eax,0; xor ebx,ecx; xor ecx,edx
 PAGE = 4096
 EVERYTHING, EXECUTED, FIXED, OWN = 7, 4, 16, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 BASE, PLACE = 0x10000000, 0x20001000
@@ -56,22 +57,35 @@ def move(places: Sequence[int], file: int = -1) -> None:
             mapped(before, mmap.MAP_PRIVATE | FIXED, file, 5)
 
 
+def endless(code: bytes) -> bytes:
+    """Return a loop."""
+    return code + b"\xe9" + struct.pack("<i", -len(code) - 5)
+
+
+def enter(selector: int) -> None:
+    """Go on at PLACE in another segment: ljmp *(%rdi)."""
+    jump = mapped(None, OWN)
+    ctypes.memmove(jump, b"\xff\x2f", 2)
+    ctypes.CFUNCTYPE(None, ctypes.c_char_p)(jump)(struct.pack("<IH", PLACE, selector))
+
+
 def enter_segment() -> None:
-    """Execute it in a segment: ljmp *(%rdi)."""
-    code = MIXING * 400
-    code += b"\xe9" + struct.pack("<i", -len(code) - 5)
-    at, decoy, jump = (
-        mapped(BASE + PLACE, OWN | FIXED),
-        mapped(PLACE, OWN | FIXED),
-        mapped(None, OWN),
-    )
+    """Execute it in a segment."""
+    code = endless(MIXING * 400)
+    at, decoy = mapped(BASE + PLACE, OWN | FIXED), mapped(PLACE, OWN | FIXED)
     ctypes.memmove(at, code, len(code))
     ctypes.memset(decoy, 0x90, PAGE)
-    ctypes.memmove(jump, b"\xff\x2f", 2)
     description = struct.pack("IIII", 0, BASE, 0xFFFFF, 0b1010101)
     if libc.syscall(154, 1, description, len(description)):
         sys.exit("modify_ldt is refused")
-    ctypes.CFUNCTYPE(None, ctypes.c_char_p)(jump)(struct.pack("<IH", PLACE, 7))
+    enter(7)
+
+
+def leave_64_bits() -> None:
+    """Execute it in the segment for code of 32 bits."""
+    code = endless(NUMBERS * 300)
+    ctypes.memmove(mapped(PLACE, OWN | FIXED), code, len(code))
+    enter(0x23)
 
 
 def exchange() -> None:
@@ -89,6 +103,8 @@ def exchange() -> None:
 print(flush=True)
 if sys.argv[1] == "segment":
     enter_segment()
+elif sys.argv[1] == "bits":
+    leave_64_bits()
 elif sys.argv[1] == "unreadable":
     exchange()
 elif sys.argv[1] == "covers":

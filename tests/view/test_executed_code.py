@@ -39,6 +39,9 @@ def test_one_word(executed: dict[str, float], word: str) -> None:
 
 def test_sentences() -> None:
     assert sentence({}) == ""
+    assert sentence({"PairConversionShare": 0.04, "AnonymousCodeShare": 0.0}) == (
+        "code that is gone before it is found: 4.0% floats by pairs, integers mixed"
+    )
     assert sentence({"HiddenCodeShare": 0.98}) == "98% of the code that it executes cannot be read"
     assert sentence({**HASHING, "HiddenCodeShare": 0.06}) == (
         "6% of the code that it executes cannot be read; the rest: " + sentence(HASHING)

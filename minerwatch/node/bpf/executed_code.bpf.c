@@ -13,6 +13,8 @@
 #define BPF_MAP_TYPE_ARRAY 2
 #define BPF_MAP_TYPE_RINGBUF 27
 #define BPF_RB_NO_WAKEUP 1
+#define SEGMENT_OF_32_BITS 0x23  // __USER32_CS (arch/x86/include/asm/segment.h)
+#define CODE_OF_32_BITS (1ULL << 63)
 
 // struct bpf_perf_event_data (include/uapi/linux/bpf_perf_event.h) begins with these.
 struct registers {
@@ -28,7 +30,7 @@ struct registers {
 
 // executed_code.py unpacks this: keep the two alike.
 struct record {
-  __u64 address;
+  __u64 address;  // with CODE_OF_32_BITS as model.py has it
   __u64 cgroup;
   __u32 pid;
   __u32 code_bytes;  // 0: it could not be read
@@ -66,7 +68,7 @@ int executed(struct registers *registers) {
 #if defined(__TARGET_ARCH_x86)
   // A segment of the process's own (modify_ldt(2)) begins anywhere: this is not the address.
   if (registers->segment & 4)
-    record->address = 0;
+    record->address = -1;
 #endif
   if (bpf_probe_read_user(record->code, CODE_BYTES, (void *)record->address)) {
     // The next page may be missing.
@@ -76,6 +78,10 @@ int executed(struct registers *registers) {
         !bpf_probe_read_user(record->code, in_page & (CODE_BYTES - 1), (void *)record->address))
       record->code_bytes = in_page;
   }
+#if defined(__TARGET_ARCH_x86)
+  if ((registers->segment & 0xffff) == SEGMENT_OF_32_BITS)
+    record->address |= CODE_OF_32_BITS;
+#endif
   bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
   return 0;  // no sample of perf's own
 }

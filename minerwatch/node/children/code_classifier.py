@@ -10,10 +10,13 @@ standard input                                                  standard output
 ``[pid, start_ticks, is_relative, [[address, n, "code"], …]]``  ``{"samples", "unread", …}``
 ==============================================================  ==========================
 
+``address``: where code of 32 bits runs, on x86-64, its highest bit is set, and not the next one.
 ``code``: in base64 what was copied while it was executed; if empty, it is read from the process. A
 copy that is in no mapping any more, or that a file does not have there, counts as anonymous. With
-``is_relative`` another process executed it: it counts where this one maps code, too. ``unread`` are
-samples without a window of instructions; ``hidden`` those of them that no other process executed.
+``is_relative`` another process executed it: it counts where this one maps code, too. ``unplaced``
+are other copies then, and all with the ``pid`` 0 (none is read), of which only pairs are counted:
+programs that come and go may move data. ``unread`` are samples without a window of instructions;
+``hidden`` those of them that no other process executed.
 
 A window is the 16 instructions from a sampled address on. Windows tell more than averages: a hash
 function is dense in exclusive or, rotation and additions of vectors, and has no floating point,
@@ -29,7 +32,7 @@ import sys
 import time
 from binascii import a2b_base64
 
-from minerwatch.node.children.disassembler import SKIPPED, Disassembler, end_of_unknown
+from minerwatch.node.children.disassembler import SKIPPED, Disassembler, is_amd, x86_end
 from minerwatch.node.children.instruction_classes import (
     BRANCH,
     CIPHER,
@@ -51,12 +54,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
+CODE_OF_32_BITS = 1 << 63  # as model.py has it
 _WINDOW = 16
-_WINDOW_BYTES = {"x86_64": 128, "aarch64": 64}
+_WINDOW_BYTES = {"x86_64": 128, "i686": 128, "aarch64": 64}
 _MIN_INSTRUCTIONS = 6
 _IN_PAGE = (1 << PAGE_BITS) - 1
 _ENTRY_BYTES = 8
 _PRESENT, _OF_FILE = 0x80, 0x20  # of its highest byte: bits 63 and 61
+_ORDINARY = 0x21  # 61 and 56: a file's, shared, or of this process alone
 _ENDED = (b"Z", b"X")
 _MAX_THREADS = 1000
 _MAX_PAGES = 64
@@ -78,7 +83,10 @@ _MAX_MEDIA_SHARE = 0.25
 _MAX_BRANCH_SHARE = 0.2
 _MAX_MULTIPLY_SHARE = 0.07
 """More is a generator of random numbers (Philox), or RandomX, which its pairs reveal."""
-_JUMPS = frozenset(("jmp", "b"))
+_JUMPS = frozenset(("jmp", "call", "b", "bl"))
+_CHECKED = SKIPPED[0] + "j"
+"""First letters of what capstone does not know, and of jumps."""
+_PASSED = frozenset(("nop", SKIPPED))
 _MIN_MIXED = 3
 """Instructions that mix integers, in a window with pairs."""
 _MIN_OF_PAIRS = 3
@@ -106,13 +114,15 @@ _NO_WINDOW = Window((0,) * CLASSES, is_hashing=False, mixes_pairs=False)
 class Decoder:
     """Decodes windows of code; what was decoded before is looked up by its bytes."""
 
-    def __init__(self, machine: str = os.uname().machine) -> None:
-        """Raises KeyError for a machine that it does not know."""
+    def __init__(self, machine: str = os.uname().machine, *, of_amd: bool | None = None) -> None:
+        """Raises KeyError for a machine that it does not know. ``of_amd``: if not this one."""
         self.window_bytes = _WINDOW_BYTES[machine]
         self.windows: dict[bytes, Window] = {}
-        is_arm = machine == "aarch64"
-        self._disassembler = Disassembler(is_arm=is_arm, skips=True)
+        is_arm, has_32_bits = machine == "aarch64", machine == "i686"
+        self._disassembler = Disassembler(is_arm=is_arm, skips=True, has_32_bits=has_32_bits)
         self._class_of = arm_class if is_arm else x86_class
+        self._is_x86 = not is_arm
+        self._has_short_jumps = has_32_bits or (is_amd() if of_amd is None else of_amd)
         self._vectors = ("v", "q") if is_arm else ("mm", "xmm", "ymm", "zmm")
 
     def window(self, code: bytes) -> Window | None:
@@ -142,8 +152,9 @@ class Decoder:
     def _instructions(self, code: bytes) -> Iterator[tuple[str, str]]:
         """Yield instructions in the order of execution, without what anyone may strew in.
 
-        That is no-operations, jumps to a little further on, over bytes that decode as something
-        else or into the jump itself, and what capstone does not know, as reserved no-operations.
+        That is no-operations, jumps and calls to a little further on, over bytes that decode as
+        something else or into the jump itself, and what capstone does not know, as reserved
+        no-operations.
         """
         begins, left = 0, _WINDOW
         while left and begins < len(code):
@@ -152,18 +163,16 @@ class Decoder:
                 code[begins:], begins, left
             ):
                 ends = at + size
-                if mnemonic == SKIPPED:
-                    ends = end_of_unknown(code, at, size)
-                    if ends > at + size:
-                        break
-                    continue
-                if mnemonic == "nop":
-                    continue
                 if mnemonic in _JUMPS and at < (target := _target(operands)) < len(code):
                     ends = target
+                elif mnemonic not in _PASSED:
+                    yield mnemonic, operands
+                    left -= 1
+                if self._is_x86 and ends == at + size and mnemonic[0] in _CHECKED:
+                    is_known, is_short = mnemonic != SKIPPED, self._has_short_jumps
+                    ends = x86_end(code, at, size, is_known=is_known, has_short_jumps=is_short)
+                if ends != at + size:
                     break
-                yield mnemonic, operands
-                left -= 1
             begins = ends
 
 
@@ -226,8 +235,7 @@ class _Process:
     def mapping(self, address: int) -> Mapping | None:
         """Return the mapping of code that holds ``address``."""
         found = self.mappings.of(address)
-        # Reading a device's memory could set off what the device does.
-        return found if found and found.is_executable and not found.is_of_device else None
+        return found if found and found.is_executable else None
 
     def io_bytes(self) -> int | None:
         """Return all bytes that it has read and written, from files, pipes or sockets."""
@@ -236,6 +244,16 @@ class _Process:
             return sum(int(fields[name]) for name in _IO_FIELDS)
         except (OSError, ValueError, KeyError):
             return None
+
+    def totals(self, *, has_hashed: bool) -> dict[str, Any]:
+        """Return what is known of it besides its code."""
+        return {
+            "io_bytes": self.io_bytes(),
+            "cpu_s": self.cpu_s,
+            "kernel_s": self.kernel_s,
+            "is_cut": int(not self.mappings.are_all_known),
+            "file_mib": self.mappings.largest_file_mib() if has_hashed else 0.0,
+        }
 
     def _content(self, name: str) -> bytes:
         with open(f"{self._folder}/{name}", "rb") as file:  # noqa: PTH123 - pathlib is slow to import
@@ -253,7 +271,9 @@ class _Process:
 
     def _page(self, page: int) -> bytes:
         try:
-            if not self._entry(page) & _PRESENT:
+            entry, mapping = self._entry(page), self.mappings.of(page << PAGE_BITS)
+            may_be_device = mapping is not None and mapping.may_be_device
+            if not entry & _PRESENT or (may_be_device and not entry & _ORDINARY):
                 return b""
             return os.pread(self._memory, 1 << PAGE_BITS, page << PAGE_BITS)
         except (OSError, OverflowError):
@@ -285,17 +305,19 @@ class Classifier:
 
     def __init__(self, proc: str, decoder: Decoder) -> None:
         self._proc = proc
-        self._decoder = decoder
+        self._decoder = self._ordinary = decoder
+        self._of_32_bits: Decoder | None = None
 
     def answer(self, question: Question) -> dict[str, Any]:
         """Return counts over the samples of one process; ``unread``: samples without code."""
-        process = self._opened(question)
-        if process is None:
+        process = self._opened(question) if question.pid else None
+        if process is None and question.pid:
             return {"unread": sum(count for _, count, _ in question.spots)}
         try:
             return self._counts(process, question)
         finally:
-            process.close()
+            if process is not None:
+                process.close()
 
     def _opened(self, question: Question) -> _Process | None:
         """Return the process; None if it has exited."""
@@ -308,58 +330,76 @@ class Classifier:
         process.close()
         return None
 
-    def _counts(self, process: _Process, question: Question) -> dict[str, Any]:
-        unread = samples = hashing = anonymous = pairs = 0
+    def _counts(self, process: _Process | None, question: Question) -> dict[str, Any]:
+        unread = samples = hashing = anonymous = pairs = unplaced = 0
         classes = [0] * CLASSES
         pages: dict[str, int] = {}
-        for address, count, copy in question.spots:
-            mapping = process.mapping(address)
-            is_anonymous = _is_anonymous(process, mapping, address, copy)
+        for flagged, count, copy in question.spots:
+            address = self._choose_decoder(flagged)
+            mapping, is_anonymous = _origin(process, address, copy)
             is_mapped = mapping is not None and is_anonymous == mapping.is_anonymous
+            is_from_there = is_mapped or not (process is None or question.is_relative)
             window = self._window(process, mapping, address, copy)
-            if window is None or (question.is_relative and not is_mapped):
+            if window is None or not (is_from_there or copy):
                 unread += count
+                continue
+            pairs += count * window.mixes_pairs
+            if not is_from_there:
+                unplaced += count
                 continue
             samples += count
             hashing += count * window.is_hashing
             anonymous += count * is_anonymous
-            pairs += count * window.mixes_pairs
             page = _page(address, mapping) if mapping and is_mapped else ""
             pages[page] = pages.get(page, 0) + count
             for kind, number in enumerate(window.counts):
                 classes[kind] += number * count
-        return {
+        counts = {
             "samples": samples,
             "unread": unread,
-            "hidden": 0 if question.is_relative else unread,
+            "unplaced": unplaced,
+            "hidden": 0 if process is None or question.is_relative else unread,
             "hashing": hashing,
             "anonymous": anonymous,
             "pairs": pairs,
             "classes": classes,
             "pages": pages,
-            "io_bytes": process.io_bytes(),
-            "cpu_s": process.cpu_s,
-            "kernel_s": process.kernel_s,
-            "file_mib": process.mappings.largest_file_mib() if hashing else 0.0,
         }
+        return counts if process is None else counts | process.totals(has_hashed=hashing > 0)
+
+    def _choose_decoder(self, flagged: int) -> int:
+        """Return the address without what says how many bits its code has."""
+        self._decoder = self._ordinary
+        if flagged >> 62 != CODE_OF_32_BITS >> 62:
+            return flagged
+        self._of_32_bits = self._decoder = self._of_32_bits or Decoder("i686")
+        return flagged ^ CODE_OF_32_BITS
 
     def _window(
-        self, process: _Process, mapping: Mapping | None, address: int, copy: bytes
+        self, process: _Process | None, mapping: Mapping | None, address: int, copy: bytes
     ) -> Window | None:
         """Return the instructions from the address on, or those before the end of its page.
 
         LuaJIT fills its memory from the end: the loop that runs hot may be the last 20 bytes.
         """
         size_bytes = self._decoder.window_bytes
-        code = copy or (process.code(address, size_bytes) if mapping else b"")
+        code = copy or (process.code(address, size_bytes) if process and mapping else b"")
         window = self._decoder.window(code)
         end = address + len(code)
         # Nothing is read of a device, nor in place of what could not be copied, which is one byte.
-        if window is None and mapping and len(code) > 1 and end & _IN_PAGE == 0:
+        if window is None and process and mapping and len(code) > 1 and end & _IN_PAGE == 0:
             before = process.code(end - size_bytes, size_bytes)
             if before.endswith(code):
                 return self._decoder.window(before)
         return window
+
+
+def _origin(process: _Process | None, address: int, copy: bytes) -> tuple[Mapping | None, bool]:
+    """Return the mapping of an address, and True if what was executed there is in no file."""
+    if process is None:
+        return None, False
+    mapping = process.mapping(address)
+    return mapping, _is_anonymous(process, mapping, address, copy)
 
 
 def _is_anonymous(process: _Process, mapping: Mapping | None, address: int, copy: bytes) -> bool:

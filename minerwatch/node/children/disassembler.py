@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _MAJOR = 5
 _ENDS = ("", f".{_MAJOR}")
 _ARM64, _X86 = 1, 3  # enum cs_arch
-_LITTLE_ENDIAN, _MODE_64 = 0, 1 << 3  # enum cs_mode
+_LITTLE_ENDIAN, _MODE_32, _MODE_64 = 0, 1 << 2, 1 << 3  # enum cs_mode
 _SKIP_DATA, _ON = 5, 3  # enum cs_opt_type, cs_opt_value
 
 
@@ -36,8 +36,14 @@ class _Instruction(ctypes.Structure):
 
 SKIPPED = ".byte"
 """The name of what is no instruction."""
-_RESERVED = frozenset(b"\x0d\x18\x19\x1a\x1b\x1c\x1d\x1e")
-"""After 0f, before a register: no-operations of three bytes that only x86-64's decoders know."""
+_PREFIXES = frozenset(b"\x66\x67\xf2\xf3\xf0\x2e\x36\x3e\x26\x64\x65") | {*range(0x40, 0x50)}
+_MAX_PREFIXES = 14
+_WITH_NUMBER = frozenset(bytes((each,)) for each in b"pqrs\xa4\xac\xba\xc2\xc4\xc5\xc6")
+"""Second bytes of the opcodes after 0f that have a number of one byte after their operands."""
+_WITH_OPERANDS = frozenset((0x63, *range(0xD8, 0xE0)))
+"""First bytes of opcodes with operands, some of which only processors know (of x87, for one)."""
+_JUMPS = frozenset(bytes((each,)) for each in range(0x80, 0x90))
+"""Second bytes of conditional jumps to anywhere."""
 _VECTOR_PREFIXES = {0xC5: 2, 0xC4: 3, 0x62: 4}
 """First bytes of instructions of x86-64 on vectors (VEX, EVEX), and the bytes before the opcode."""
 
@@ -49,14 +55,16 @@ Instruction = tuple[int, int, str, str]
 class Disassembler:
     """Disassembles code of one kind of machine."""
 
-    def __init__(self, *, is_arm: bool, skips: bool = False) -> None:
+    def __init__(self, *, is_arm: bool, skips: bool = False, has_32_bits: bool = False) -> None:
         """``skips``: what is no code is an instruction named ``.byte``, instead of the end.
+
+        ``has_32_bits``: x86's code of 32 bits.
 
         Raises OSError if the library is not there or of another version.
         """
         self._library = _library()
         self._handle = ctypes.c_size_t()
-        kind = (_ARM64, _LITTLE_ENDIAN) if is_arm else (_X86, _MODE_64)
+        kind = (_ARM64, _LITTLE_ENDIAN) if is_arm else (_X86, _MODE_32 if has_32_bits else _MODE_64)
         if self._library.cs_open(*kind, ctypes.byref(self._handle)):
             raise OSError("capstone cannot disassemble code of this machine")
         if skips:
@@ -94,15 +102,56 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def end_of_unknown(code: bytes, at: int, size: int) -> int:
-    """Return where the instruction after one begins that capstone does not know, or ``size`` on."""
-    first, second, third = code[at : at + 3].ljust(3, b"\0")
-    if first in _VECTOR_PREFIXES and size == 1:
+def x86_end(code: bytes, at: int, size: int, *, is_known: bool, has_short_jumps: bool) -> int:
+    """Return the end of a jump, or of an instruction that capstone does not know.
+
+    Among these are no-operations that cost a program nothing: 0f 0d and 0f 18 to 0f 1e, x87's
+    aliases. A conditional jump with the prefix 66 costs as little where its number has two bytes,
+    for it leads nowhere: by AMD's processors, and in code of 32 bits (``has_short_jumps``).
+    By Intel's it has four, and capstone takes now the one, now the other (AMD64 manual volume 3,
+    1.2.4; Intel SDM volume 2, Jcc).
+    """
+    opcode = _end_of_prefixes(code, at)
+    if code[opcode : opcode + 1] == b"\x0f" and code[opcode + 1 : opcode + 2] in _JUMPS:
+        prefixes = code[at:opcode]
+        is_short = has_short_jumps and b"\x66" in prefixes and not 0x48 <= prefixes[-1] < 0x50
+        return opcode + (4 if is_short else 6)
+    return at + size if is_known else _end_of_unknown(code, at)
+
+
+def _end_of_unknown(code: bytes, at: int) -> int:
+    """Return the end of an instruction that x86-64 has and capstone does not know."""
+    first, second = code[at : at + 2].ljust(2, b"\0")
+    if first in _VECTOR_PREFIXES:
         opcode = at + _VECTOR_PREFIXES[first]
-        has_number = first != 0xC5 and second & 7 == 3
-        return opcode + 1 + _operand_bytes(code[opcode + 1 : opcode + 3]) + has_number
-    is_reserved = first == 0x0F and second in _RESERVED and third >= 0xC0
-    return at + max(size, 3 if is_reserved else 0)
+        table = 1 if first == 0xC5 else second & 7
+    else:
+        opcode, table = _end_of_prefixes(code, at), 0
+        first, second = code[opcode : opcode + 2].ljust(2, b"\0")
+        if first == 0x0F:
+            table = {0x38: 2, 0x3A: 3}.get(second, 1)
+            opcode += 1 if table == 1 else 2
+        elif first not in _WITH_OPERANDS:
+            return max(at + 1, opcode + (first == 0x90))
+    has_number = table == 3 or (table == 1 and code[opcode : opcode + 1] in _WITH_NUMBER)
+    return opcode + 1 + _operand_bytes(code[opcode + 1 : opcode + 3]) + has_number
+
+
+def is_amd() -> bool:
+    """Return True if AMD made this machine's processor, or Hygon after its design."""
+    try:
+        with open("/proc/cpuinfo", "rb") as file:  # noqa: PTH123 - pathlib is slow to import
+            begin = file.read(64)
+    except OSError:
+        return False
+    return b"AuthenticAMD" in begin or b"HygonGenuine" in begin
+
+
+def _end_of_prefixes(code: bytes, at: int) -> int:
+    ends = at
+    while code[ends : ends + 1] and code[ends] in _PREFIXES and ends - at < _MAX_PREFIXES:
+        ends += 1
+    return ends
 
 
 def _operand_bytes(begin: bytes) -> int:

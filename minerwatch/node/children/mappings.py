@@ -40,7 +40,8 @@ class Mapping:
 
     ``file``: device and inode; empty: no file backs it. ``is_in_memory``: its file lies on no
     disk, or has no name any more. ``is_anonymous``: no file on a disk holds what it holds, and it
-    is not the kernel's. ``may_be_device``: to read it could set off what a device does.
+    is not the kernel's. ``may_be_device``: to read it could set off what a device does, unless the
+    page map says that a page is a file's, shared, or of one process alone.
     """
 
     __slots__ = (
@@ -60,13 +61,11 @@ class Mapping:
         self.may_be_device = is_shared or name.startswith(_OF_DEVICES)
         self.is_in_memory = name.startswith(_IN_MEMORY) or name.endswith(b" (deleted)")
         self.is_anonymous = not name.startswith(_OF_THE_KERNEL) and (
-            not file or self.is_in_memory or (self.is_writable and is_shared)
+            not file
+            or self.is_in_memory
+            or name.startswith(_OF_DEVICES)
+            or (self.is_writable and is_shared)
         )
-
-    @property
-    def is_of_device(self) -> bool:
-        """True if its name is that of a device."""
-        return self.name.startswith(_OF_DEVICES) and not self.name.startswith(_IN_MEMORY)
 
     @property
     def is_of_disk(self) -> bool:
@@ -117,17 +116,19 @@ class Mappings:
     def _found(self, address: int) -> Mapping | None:
         if self._lines is None:
             try:
-                return self._asked(address)
+                return self._asked(address, _NAME_BYTES)
             except OSError as error:
                 if error.errno == errno.ENOENT:
                     return None
+                if error.errno == errno.ENAMETOOLONG:
+                    return self._asked(address, 0)
         return mapping_of(address, self._listed())
 
-    def _asked(self, address: int) -> Mapping:
-        name_at = ctypes.addressof(self._name)
-        query = bytearray(
-            _QUERY.pack(_QUERY.size, 0, address, *[0] * 8, _NAME_BYTES, 0, name_at, 0)
-        )
+    def _asked(self, address: int, name_bytes: int) -> Mapping:
+        """Return the mapping; without room for its name, as one of a device: it may be any."""
+        name_at = ctypes.addressof(self._name) if name_bytes else 0
+        self._name.value = _OF_DEVICES[0]
+        query = bytearray(_QUERY.pack(_QUERY.size, 0, address, *[0] * 8, name_bytes, 0, name_at, 0))
         fcntl.ioctl(self._file, PROCMAP_QUERY, query)
         _, _, _, start, end, flags, _, offset, inode, major, minor, length, *_ = _QUERY.unpack(
             query
@@ -139,7 +140,7 @@ class Mappings:
             rights + (b"s" if flags & _SHARED else b"p"),
             offset,
             f"{major:02x}:{minor:02x}:{inode}" if inode else "",
-            self._name.value if length else b"",
+            self._name.value if length or not name_bytes else b"",
         )
 
     def _listed(self) -> list[bytes]:

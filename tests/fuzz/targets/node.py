@@ -353,10 +353,10 @@ def code_samples(data: bytes) -> None:
         assert lost >= 0
 
 
-@target("node.children.code_classifier")
+@target("node.children.code_classifier", "node.children.disassembler")
 def sampled_code(data: bytes) -> None:
     """Code at sampled addresses."""
-    for machine in ("x86_64", "aarch64"):
+    for machine in ("x86_64", "i686", "aarch64"):
         window = _decoder(machine).window(data)
         assert window is None or 0 < sum(window.counts) <= INSTRUCTIONS
 

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.detection.executed_code import CLASSES
+from minerwatch.model import CODE_OF_32_BITS
 from minerwatch.node.children import code_classifier as classifier
 from minerwatch.node.children import mappings
 from minerwatch.node.children.code_classifier import Classifier, Decoder, Question
@@ -35,7 +36,9 @@ from minerwatch.node.children.instruction_classes import (
     arm_class,
     x86_class,
 )
+from minerwatch.node.executed_code import UNREADABLE
 from minerwatch.node.proc_files import ProcessFiles
+from minerwatch.probes.executed_code import CodeAnswer
 from tests.waiting import until
 
 
@@ -256,6 +259,9 @@ def test_what_was_decoded_is_kept_within_bounds(monkeypatch: pytest.MonkeyPatch)
     assert len(decoder.windows) <= 10
 
 
+MIXED_PAIRS = bytes.fromhex("4831c848c1c80b4801d04d31d149c1c9054c01c8f30fe6c1480fafc1" * 4)
+
+
 def own_start_ticks() -> int:
     found = ProcessFiles("/proc", {}).stat(os.getpid())
     assert found is not None
@@ -373,7 +379,18 @@ def test_copied_code_that_is_nowhere_any_more_was_in_no_file(anonymous_code: int
     assert (found["hashing"], found["anonymous"]) == (7, 7)
     assert sorted(found["pages"].values()) == [3, 4]
     found = answer(os.getpid(), own_start_ticks(), spots, is_relative=1)
-    assert (found["unread"], found["hidden"], found["hashing"]) == (5, 0, 4)  # another program's
+    assert (found["unread"], found["hidden"], found["unplaced"]) == (2, 0, 3)
+    assert (found["samples"], found["hashing"], found["anonymous"]) == (4, 4, 4)
+
+
+def test_pairs_count_of_a_process_that_has_exited_wherever_its_code_was() -> None:
+    """RandomX in workers of 20 ms, each at addresses of its own, was clear."""
+    spots = [(0x200000000000, 3, MIXED_PAIRS), (0x200000000000, 2, b"")]
+    found = answer(os.getpid(), own_start_ticks(), spots, is_relative=1)
+    assert (found["samples"], found["unplaced"], found["pairs"], found["unread"]) == (0, 3, 3, 2)
+    assert answer(0, 0, spots, is_relative=1) == {
+        name: value for name, value in found.items() if name in CodeAnswer.__struct_fields__[:9]
+    }
 
 
 def test_copied_code_that_a_file_covers_was_in_no_file() -> None:
@@ -405,16 +422,22 @@ def test_code_without_enough_instructions_is_hidden(anonymous_code: int) -> None
         pytest.param("eb0248b8", id="a jump over the begin of a long instruction"),
         pytest.param("eb0b" + "06" * 11, id="a jump over no instructions"),
         pytest.param("ebffc0", id="a jump into itself"),
+        pytest.param("e80200000048b8", id="a call over the begin of a long instruction"),
         pytest.param("90" * 16, id="no-operations"),
         pytest.param("c4e27950c1", id="an instruction on vectors that capstone does not know"),
         pytest.param("62f574485848c1", id="one of vectors of 512 bits"),
+        pytest.param("0f0d38", id="a reserved no-operation on memory"),
+        pytest.param("dcd1", id="an alias of the x87's"),
+        pytest.param("c4e1f9c4c010", id="an instruction on vectors with a number"),
+        pytest.param("660f820000", id="a jump that AMD's processors take for two bytes shorter"),
+        pytest.param("66f20f820000", id="the same, with two prefixes"),
     ],
 )
 def test_what_is_strewn_in_hides_no_conversion_of_pairs(strewn: str) -> None:
     """It costs a program nothing, and a miner's generator four bytes."""
     mixing = "4831c848c1c80b4801d04d31d149c1c9054c01c8"
     conversion = "f30fe6c1480fafc1"
-    decoder = Decoder("x86_64")
+    decoder = Decoder("x86_64", of_amd=True)
     plain = decoder.window(bytes.fromhex((mixing + conversion + mixing) * 4)[:128])
     hidden = decoder.window(bytes.fromhex((mixing + strewn + conversion + mixing) * 4)[:128])
     assert plain is not None
@@ -503,6 +526,7 @@ def test_code_behind_more_mappings_than_are_read(
     found = answer(os.getpid(), own_start_ticks(), [(address, 3, copy), (address, 2, b"")])
     assert (found["samples"], found["hashing"], found["anonymous"]) == (3, 3, 3)
     assert found["unread"] == 2  # it may be a device
+    assert found["is_cut"] == 1
     of_file = ctypes.cast(ctypes.pythonapi.Py_GetVersion, ctypes.c_void_p).value or 0
     found = answer(os.getpid(), own_start_ticks(), [(of_file, 3, copy)])
     assert (found["samples"], found["anonymous"]) == (3, 0)  # a library comes after other mappings
@@ -511,6 +535,54 @@ def test_code_behind_more_mappings_than_are_read(
 def test_instructions_that_the_decoder_does_not_know_hide_no_others() -> None:
     """A reserved no-operation (0f 1d c0) every few instructions costs a program nothing."""
     window = Decoder("x86_64").window(bytes.fromhex("8d0c37c1c10731ca0f1dc0") * 11)
+    assert window is not None
+    assert window.is_hashing
+
+
+def test_a_program_in_the_folder_of_devices_is_read_and_on_no_disk() -> None:
+    """In a container that is memory like /tmp, and no device's."""
+    path = Path(f"/dev/minerwatch-test-{os.getpid()}")
+    try:
+        path.write_bytes(SALSA_QUARTER * (4096 // len(SALSA_QUARTER)))
+    except PermissionError:
+        pytest.skip("run it as root")
+    try:
+        with path.open("r+b") as file:
+            memory = mmap.mmap(file.fileno(), 4096, flags=mmap.MAP_PRIVATE, prot=7)
+    finally:
+        path.unlink()
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    _kept.append(memory)
+    assert memory[0] == SALSA_QUARTER[0]
+    found = answer(os.getpid(), own_start_ticks(), [(address, 3, b"")])
+    assert (found["hashing"], found["anonymous"], found["unread"]) == (3, 3, 0)
+
+
+@pytest.mark.parametrize(("entry", "read"), [(0xA0, 3), (0x81, 3), (0x80, 0), (0x00, 0)])
+def test_memory_of_a_device_is_not_read(entry: int, read: int, tmp_path: Path) -> None:
+    folder = tmp_path / "7"
+    folder.mkdir()
+    (folder / "stat").write_text("7 (a) R " + " ".join(["1"] * 40))
+    (folder / "maps").write_text("2000-3000 r-xp 0 00:05 6 /dev/card\n")
+    (folder / "mem").write_bytes(SALSA_QUARTER * 3000)
+    (folder / "pagemap").write_bytes(bytes(16 + 7) + bytes([entry]))
+    found = answer(7, 1, [(0x2000, 3, b"")], proc=str(tmp_path))
+    assert (found["samples"], found["unread"]) == (read, 3 - read)
+
+
+def test_code_of_32_bits_is_decoded_as_such(anonymous_code: int) -> None:
+    """A segment selector chooses it (0x23), at no cost; all processors' jumps are short there.
+
+    dec eax; mov eax,0; xor ebx,ecx; xor ecx,edx: of 64 bits it is one number.
+    """
+    code = bytes.fromhex("48b80000000031cb31d1" * 12)
+    of_32 = anonymous_code | CODE_OF_32_BITS
+    found = answer(os.getpid(), own_start_ticks(), [(of_32, 3, code), (anonymous_code, 2, code)])
+    assert (found["samples"], found["hashing"], found["anonymous"]) == (5, 3, 5)
+    assert list(found["pages"].values()) == [5]
+    nowhere = answer(os.getpid(), own_start_ticks(), [((1 << 64) - 1, 3, UNREADABLE)])
+    assert (nowhere["samples"], nowhere["hidden"]) == (0, 3)
+    window = Decoder("i686").window(bytes.fromhex("660f820000" + "31cb31d1" * 3) * 7)
     assert window is not None
     assert window.is_hashing
 

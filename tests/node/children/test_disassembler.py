@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import capstone
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minerwatch.node.children.disassembler import Disassembler
+from minerwatch.node.children.disassembler import SKIPPED, Disassembler, x86_end
 from tests.examples import examples
 
 OWN = {
@@ -34,6 +35,38 @@ def test_instructions_are_those_of_the_module(
     for count in (0, 5):
         found = [*OWN[is_arm, skips].disassemble(code, address, count)]
         assert found == [*module.disasm_lite(code, address, count)]
+
+
+@pytest.mark.parametrize(
+    ("code", "of_amd"),
+    [
+        *(
+            (code, True)
+            for code in ("0f0d38", "0f0d7b10", "666666660f0d19", "0f1a21", "0f1ca448" + "00" * 4)
+        ),
+        *(
+            (code, True)
+            for code in ("0f18c0", "40480f1ac0", "f366f20f1c4810", "0faee9", "f20fbc4110")
+        ),
+        *((code, True) for code in ("6763c0", "66f390", "dcd1", "66666666dfd9")),
+        *((code, True) for code in ("c4e1f9c4c010", "62f17d1870c010", "62f1ff48c2481010")),
+        *(
+            (code, True)
+            for code in ("660f82c010", "48660f87f810", "f366f20f8f7b10", "666666660f804810")
+        ),
+        *((code, True) for code in ("0f8210101010", "66480f8210101010")),
+        *((code, False) for code in ("660f8210101010", "660f8010101010", "f2660f8210101010")),
+    ],
+)
+def test_instructions_end_where_a_processor_of_amd_or_intel_ends_them(
+    code: str, of_amd: bool
+) -> None:
+    """Each ran alone on an EPYC, one step; those of Intel are by its manual."""
+    begins = bytes.fromhex(code)
+    content = begins + bytes.fromhex("480fc8") * 4
+    _, size, mnemonic, _ = next(iter(OWN[False, True].disassemble(content, 0, 1)))
+    found = x86_end(content, 0, size, is_known=mnemonic != SKIPPED, has_short_jumps=of_amd)
+    assert found == len(begins)
 
 
 def test_the_module_is_not_imported() -> None:
