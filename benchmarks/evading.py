@@ -81,14 +81,14 @@ def ways(folder: Path) -> Iterator[Computing]:
             for way in ("reads", "yields", "unlinked", "decoy"):
                 loads = _loading(library, way)
                 yield _way(folder, "RandomX", way, *loads, *target, "plain", "1e9")
-            masked = folder / "masked.so"
-            masked.write_bytes(_masked(Path(binding.origin).read_bytes()))
+            copy = folder / "masked.so"
+            copy.write_bytes(masked(Path(binding.origin).read_bytes()))
             for way, shape in {"masked": "plain", "masked-interpreted": "interpreted"}.items():
-                uses = ("env", f"RANDOMX_LIBRARY={masked}")
+                uses = ("env", f"RANDOMX_LIBRARY={copy}")
                 yield _way(folder, "RandomX", way, *uses, *target, shape, "1e9")
 
 
-def _masked(library: bytes) -> bytes:
+def masked(library: bytes) -> bytes:
     """Return the library with other constants than any rule names, and with denormals on.
 
     It computes another hash, by the same instructions.
