@@ -81,10 +81,10 @@ def ways(folder: Path) -> Iterator[Computing]:
             for way in ("reads", "yields", "unlinked", "decoy"):
                 loads = _loading(library, way)
                 yield _way(folder, "RandomX", way, *loads, *target, "plain", "1e9")
-            copy = folder / "masked.so"
-            copy.write_bytes(masked(Path(binding.origin).read_bytes()))
+            other = folder / "masked.so"
+            other.write_bytes(masked(Path(binding.origin).read_bytes()))
             for way, shape in {"masked": "plain", "masked-interpreted": "interpreted"}.items():
-                uses = ("env", f"RANDOMX_LIBRARY={copy}")
+                uses = ("env", f"RANDOMX_LIBRARY={other}")
                 yield _way(folder, "RandomX", way, *uses, *target, shape, "1e9")
 
 

@@ -405,8 +405,9 @@ rule RandomX_Interpreter
         $root = { ( 66 0F 51 | 66 ( 41 | 44 | 45 ) 0F 51 | C5 ( 79 | F9 ) 51 ) }
     condition:
         for any i in (1..#root) : (
-            #convert in (@root[i] - 1024 .. @root[i] + 1024) >= 3
-            and $divide in (@root[i] - 1024 .. @root[i] + 1024)
+            #root in (@root[i] - 512 .. @root[i] + 512) == 1
+            and #divide in (@root[i] - 512 .. @root[i] + 512) == 1
+            and #convert in (@root[i] - 512 .. @root[i] + 512) >= 3
         )
 }
 
