@@ -16,6 +16,8 @@ _MAX_SAMPLES = 400
 _MAX_PAGES = 512
 _HOT_SHARE = 0.9
 _MIN_IO_CPU_S = 1.0
+_MIN_CONVERSIONS = 0.0003
+"""Share of the instructions: one in 200 samples. RandomX without generated code: 0.001 to 0.005."""
 _MAX_FILE_MIB = 128.0
 """Larger files count as much, so that one sample in a thousand does not explain the others."""
 
@@ -130,6 +132,11 @@ class CodeTally:
     def seen(self) -> float:
         """Return the number of all samples, however much is known of them."""
         return self.samples + self.unplaced + self.hidden
+
+    @property
+    def converts_pairs(self) -> bool:
+        """Return True if pairs of integers are converted to floats, wherever that is."""
+        return self.samples >= MIN_SAMPLES and self._share("pairs") >= _MIN_CONVERSIONS
 
     @property
     def file_mib(self) -> float:

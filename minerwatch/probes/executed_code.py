@@ -446,9 +446,8 @@ class ExecutedCode:
             if answer.io_bytes is not None:
                 known[1].io_bytes, known[1].cpu_s = answer.io_bytes, answer.cpu_s
                 known[1].kernel_s = answer.kernel_s
-            if self._hot is not None:
-                self._hot.consider(place.process, place.container, known[1].tally.facts())
-                self._hot.consider(place.container, place.container, container.tally.facts())
+            self._consider(place.process, place.container, known[1].tally)
+            self._consider(place.container, place.container, container.tally)
             if is_new:
                 self._bound(place.container)
 
@@ -457,8 +456,14 @@ class ExecutedCode:
             self._news.add(place.container)
             tally = self._containers.setdefault(place.container, _Known()).tally
             answer.add_to(tally)
-            if self._hot is not None:
-                self._hot.consider(place.container, place.container, tally.facts())
+            self._consider(place.container, place.container, tally)
+
+    def _consider(
+        self, subject: ProcessId | ContainerKey, container: ContainerKey, tally: CodeTally
+    ) -> None:
+        if self._hot is not None:
+            converts = tally.converts_pairs
+            self._hot.consider(subject, container, tally.facts(), converts_pairs=converts)
 
     def _bound(self, container: ContainerKey) -> None:
         """Drop the process that was classified longest ago, of a container with too many."""

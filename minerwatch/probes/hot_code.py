@@ -1,4 +1,4 @@
-"""Looks at the code that runs hot, in containers and processes that hash or mix a lot.
+"""Looks at the code that runs hot, in containers and processes that hash, mix or convert pairs.
 
 Other programs cost nothing. The addresses of a look are gathered for some seconds, then one process
 is looked at; again after a minute of CPU time. The names found belong to it and to its container.
@@ -19,10 +19,7 @@ from minerwatch.probes.base import NO_FACTS
 from minerwatch.probes.code_schedule import Place, Spots
 
 MIN_SHARE = 0.06
-"""Share of samples that hash, or of instructions that mix, from which on code is looked at.
-
-RandomX without generated code shows 8 to 21 %, of few hundred samples.
-"""
+"""Share of samples that hash, or of instructions that mix, from which on code is looked at."""
 MIN_SAMPLES = 40
 _FEW_SAMPLES = 12
 """Samples that suffice once _MAX_GATHERING_S have passed."""
@@ -154,10 +151,22 @@ class HotCode:
             for gathering in self._gathering.values():
                 gathering.cpu_s, gathering.not_before_s = _CPU_S_BETWEEN, 0.0
 
-    def consider(self, subject: Subject, container: ContainerKey, facts: Facts) -> None:
-        """Look at a container or process for as long as its facts say that it hashes or mixes."""
+    def consider(
+        self,
+        subject: Subject,
+        container: ContainerKey,
+        facts: Facts,
+        *,
+        converts_pairs: bool = False,
+    ) -> None:
+        """Look at a container or process for as long as it hashes, mixes or converts pairs.
+
+        RandomX without generated code may do too little of the first two (gcc -O2: 0 and 4 %).
+        """
         shares = (facts.get("HashCodeShare"), facts.get("MixingCodeShare"))
-        is_wanted = any(isinstance(each, float) and each >= MIN_SHARE for each in shares)
+        is_wanted = converts_pairs or any(
+            isinstance(each, float) and each >= MIN_SHARE for each in shares
+        )
         with self._lock:
             before = self._gathering.pop(subject, None)
             if is_wanted:

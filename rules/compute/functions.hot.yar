@@ -389,6 +389,28 @@ rule RandomX_Items
         3 of them
 }
 
+rule RandomX_Interpreter
+{
+    meta:
+        description = "RandomX without generated code: its operations on floats, in one function"
+        reference = "https://github.com/tevador/RandomX/blob/master/doc/specs.md"
+        date = "2026-12-01"
+        license = "Apache-2.0"
+        confidence = "coin"
+    strings:
+        // x86-64, by SSE2 or AVX. Two integers to two floats: FADD_M, FSUB_M, FDIV_M (5.3)
+        $convert = { ( F3 0F E6 | F3 ( 41 | 44 | 45 ) 0F E6 | C5 ( 7A | FA ) E6 | C4 ( 41 | 61 | C1 ) 7A E6 ) }
+        // Pairs divided, FDIV_M, and roots of a pair, FSQRT_R
+        $divide = { ( 66 0F 5E | 66 ( 41 | 44 | 45 ) 0F 5E | C5 ( ?1 | ?9 ) 5E ) }
+        $root = { ( 66 0F 51 | 66 ( 41 | 44 | 45 ) 0F 51 | C5 ( 79 | F9 ) 51 ) }
+    condition:
+        for any i in (1..#root) : (
+            #root in (@root[i] - 512 .. @root[i] + 512) == 1
+            and #divide in (@root[i] - 512 .. @root[i] + 512) == 1
+            and #convert in (@root[i] - 512 .. @root[i] + 512) >= 3
+        )
+}
+
 rule Coin_Hash
 {
     meta:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.evading import masked
 from minerwatch.config.schema import BUILT_IN_RULES
 from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import ProcessId
@@ -253,6 +254,20 @@ def test_randomx(start: Start, seen: Seen) -> None:
     assert compiled.fingerprints == ()
     interpreted = seen.of(start(sys.executable, target, 1, 3600, "nojit"))
     assert {"RandomX_Constants", "RandomX_Items"} & set(interpreted.names)
+
+
+def test_randomx_without_generated_code_and_with_other_constants(
+    start: Start, seen: Seen, tmp_path: Path
+) -> None:
+    binding = importlib.util.find_spec("cyrx._cyrx") if importlib.util.find_spec("cyrx") else None
+    if binding is None or binding.origin is None:
+        pytest.skip("needs a RandomX binding: pip install cyrx")
+    (library := tmp_path / "other.so").write_bytes(masked(Path(binding.origin).read_bytes()))
+    target = SOURCE.with_name("randomx_hashing.py")
+    uses = ("env", f"RANDOMX_LIBRARY={library}")
+    names = set(seen.of(start(*uses, sys.executable, target, 1, 3600, "nojit")).names)
+    assert "RandomX_Interpreter" in names
+    assert names.isdisjoint(("RandomX_Code", "RandomX_Constants", "RandomX_Items"))
 
 
 def test_a_file_in_memory_has_a_foreign_fingerprint(

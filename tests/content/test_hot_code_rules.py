@@ -114,6 +114,9 @@ LUFFA_BY_TWO = (
 )
 CUBEHASH = said(rol32_7=32, rol32_11=32)
 SKEIN = quads(0x1BD11BDAA9FC1A22)
+# FADD_M, FSUB_M, FDIV_M and FSQRT_R of RandomX's interpreter, as compilers make them (Intel SDM)
+FLOATS = bytes.fromhex("f30fe6c0660f5800 f30fe6c9660f5cc1 f3410fe6c0660f5ec8 660f5100")
+FLOATS_BY_AVX = bytes.fromhex("c5fae604c6c5f95800 c57ae6c8c5b15cc1 c4c17ae6c0c5715ec8 c5f95100")
 FNV = words(16777619)
 KISS = (words(36969), words(18000), words(69069))
 ITEMS = (9298411001130361340, 12065312585734608966, 9306329213124626780, 3398623926847679864)
@@ -196,6 +199,7 @@ MATCH: dict[str, tuple[bytes, ...]] = {
     ),
     "ProgPoW_Loop": (scattered(FNV, *KISS),),
     "RandomX_Items": (quads(*ITEMS), scattered(*(quads(each) for each in ITEMS[1:]))),
+    "RandomX_Interpreter": (FLOATS, FLOATS_BY_AVX, bytes(4096).join((b"", FLOATS, b""))),
     "Coin_Hash": (
         GROESTL, FUGUE, WHIRLPOOL, WHIRLPOOL[::-1], BMW, SIMD, JH, LUFFA, SKEIN,
         quads(0x243F6A8885A308D3, 0x13198A2E03707344),
@@ -240,6 +244,11 @@ NO_MATCH: dict[str, bytes] = {
     "FNV-1a": scattered(FNV) * 4,
     "a random number generator of 1994": b"".join(KISS),
     "a codec": said(wide32=64, rol64_32=64, mulhrs=64),
+    "floats of two functions": bytes(600).join((FLOATS[:-4], FLOATS[-4:])),
+    "coordinates: pairs converted twice, divided, and a root": FLOATS[8:],
+    "a codec's floats": FLOATS[:-4] * 8,
+    "a loop that is unrolled": FLOATS * 2,
+    "four floats at once": FLOATS_BY_AVX.replace(b"\xc5\xfa\xe6", b"\xc5\xfe\xe6"),
     "masks of pages": b"\x81\xe2\xf0\x0f\x00\x00" * 8 + said(mul64=4),
     "a size of 2 MiB": words((1 << 21) - 1) + said(aes=4, wide64=4),
     "Poly1305 and ChaCha's key": b"expand 32-byte k" + said(wide64=40),

@@ -29,6 +29,15 @@ def test_few_samples_say_nothing() -> None:
     assert tally_of(MIN_SAMPLES, other=99).facts()
 
 
+def test_one_conversion_of_pairs_is_seen_until_it_is_long_ago() -> None:
+    assert not tally_of(MIN_SAMPLES - 1, pairs=1, other=1583).converts_pairs
+    assert not tally_of(MIN_SAMPLES, other=1600).converts_pairs
+    tally = tally_of(200, pairs=1, other=3199)
+    assert tally.converts_pairs
+    tally.add(150, 0, 0, 0, classes(other=2400), {})
+    assert not tally.converts_pairs
+
+
 def test_facts_are_shares() -> None:
     tally = tally_of(200, 50, 150, 8, xor=25, rotate=20, multiply=5, float=20, pairs=5, other=25)
     tally.add_io(4000, 2.0, 0.5)

@@ -112,6 +112,12 @@ def test_a_container_that_hashes_is_looked_at(facts: Facts, hot: HotCode, reader
     assert hot.facts(THERE) == hot.facts(TWO) == {}
 
 
+def test_a_container_that_converts_pairs_is_looked_at(hot: HotCode, reader: Answers) -> None:
+    hot.consider(HERE, HERE, IDLES, converts_pairs=True)
+    runs(hot, 8)
+    assert len(reader.asked) == 1
+
+
 def test_a_process_that_hashes_among_others(hot: HotCode, reader: Answers) -> None:
     hot.consider(ONE, HERE, HASHES)
     hot.consider(HERE, HERE, IDLES)

@@ -49,7 +49,7 @@ _NEAR_BYTES = 256
 """Around a sampled address: code that surely runs."""
 _TABLE_BYTES = 256
 """Of a table whose address is taken: its length does not show, and what follows is another's."""
-_GAP = bytes(64)
+_GAP = bytes(512)
 """Put between parts that are not adjacent: no pattern matches across it."""
 MAX_MAPS_CPU_S = 1.0
 """For the list of all mappings that a process may have, with ordinary names."""

@@ -50,7 +50,7 @@ _ENDS = re.compile(
 )
 _JUMPS = re.compile(r"(?:bnd |notrack )?j\w+|loop\w*|b|b\.\w+|cbn?z|tbn?z")
 _SAVES = re.compile(r"push|sub r?sp,|stp x29|paciasp|bti")
-_PADS = ("nop", "int3", "data16 nop", "cs nop")
+PADS = ("nop", "int3", "data16 nop", "cs nop")
 _LAST_NUMBER = re.compile(r"#?(0x[0-9a-f]+|\d+)$")
 
 
@@ -65,6 +65,13 @@ def jump_target(instruction: Instruction) -> int | None:
         return None
     target = _LAST_NUMBER.fullmatch(instruction.operands.rpartition(", ")[2])
     return int(target[1], 0) if target else None
+
+
+def jumps_anywhere(instruction: Instruction) -> bool:
+    """Return True for a jump to an address that is computed, as that of a case of a switch."""
+    mnemonic, operands = instruction.mnemonic.rpartition(" ")[2], instruction.operands
+    is_jump = mnemonic == "br" or (mnemonic == "jmp" and _number(operands) is None)
+    return is_jump and "rip" not in operands
 
 
 def call_target(instruction: Instruction) -> int | None:
@@ -83,7 +90,7 @@ def function_starts(instructions: Iterable[Instruction]) -> Iterator[int]:
     has_ended = is_after_jump = False
     for instruction in instructions:
         address, _, mnemonic, operands = instruction
-        if mnemonic in _PADS:
+        if mnemonic in PADS:
             continue
         saves = bool(_SAVES.match(f"{mnemonic} {operands}"))
         may_start = has_ended and (saves or not is_after_jump)

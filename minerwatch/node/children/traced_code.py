@@ -3,7 +3,8 @@
 Part of hot_code_scanner.py. A page holds several functions, and only one of them may run. Calls are
 not followed: what is called and hot was sampled itself. Before a loop stands the begin of its
 function, which no jump leads back to, so it is searched for backwards; and code close by that calls
-the function may have loaded the address of its table.
+the function may have loaded the address of its table. The cases of a switch are searched for as far
+as the function reaches.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from minerwatch.node.children.machine_code import (
+    PADS,
     Decoder,
     Instruction,
     call_target,
     ends_flow,
     function_starts,
     jump_target,
+    jumps_anywhere,
 )
 
 PAGE = 4096
@@ -40,7 +43,10 @@ _UNCONDITIONAL = ("jmp", "b")
 
 
 class TracedCode:
-    """Instructions that jumps lead to from ``starts``, and those before, in their functions."""
+    """Instructions that jumps lead to from ``starts``, and others of their functions.
+
+    ``before``: those before, and after a switch all.
+    """
 
     def __init__(
         self, decoder: Decoder, page_of: Callable[[int], bytes], starts: Sequence[int]
@@ -107,8 +113,11 @@ class TracedCode:
             lead += PAGE
         earlier = self._decoded(lead, start + _LONGEST)
         begin = _begin_of(start, end, lead, earlier)
-        self._add_before(self._decoded(begin, start))
-        for instructions in (earlier, self._decoded(end, end + PAGE)):
+        own, later = self._decoded(begin, start), self._decoded(end, end + PAGE)
+        if any(map(jumps_anywhere, own)):
+            own += _up_to_padding(later)
+        self._add_before(own)
+        for instructions in (earlier, later):
             first = 0
             for number, instruction in enumerate(instructions):
                 target = call_target(instruction)
@@ -169,6 +178,18 @@ def _begin_of(start: int, end: int, lead: int, earlier: Sequence[Instruction]) -
             break
         first = min(inward)
     return begin
+
+
+def _up_to_padding(instructions: Sequence[Instruction]) -> list[Instruction]:
+    """Return those of the same function: the next one begins after bytes that only fill up.
+
+    Without these it may be a case of the switch that begins at such an address by chance.
+    """
+    starts = {*function_starts(instructions)}
+    for number, (last, instruction) in enumerate(pairwise(instructions), 1):
+        if instruction.address in starts and last.mnemonic in PADS:
+            return [*instructions[:number]]
+    return [*instructions]
 
 
 def _leads_into(instruction: Instruction, begin: int, end: int) -> bool:

@@ -18,6 +18,7 @@ BASE = 0x400000
 NOP, RET, PUSH = b"\x90", b"\xc3", b"\x55"
 MIX = bytes.fromhex("c1c107")
 """rol ecx, 7"""
+JUMP_RAX = bytes.fromhex("ffe0")
 
 
 def padded(code: bytes, size: int = 16) -> bytes:
@@ -91,6 +92,14 @@ def test_a_call_close_by_shows_what_was_loaded_for_it() -> None:
     another = PUSH + call(1000) + MIX
     code = hot + another + call(-len(hot + another) - 5) + RET
     assert before(code, 0) - filler == {22}
+
+
+def test_the_cases_of_a_switch_belong_to_its_function() -> None:
+    cases = MIX + RET + MIX * 2 + PUSH * 2 + RET + MIX + RET  # the last at 16, as a function would
+    after = PUSH + MIX + RET
+    switch = padded(PUSH + JUMP_RAX + cases) + after
+    assert before(switch, 3) == {0, 1, 7, 10, 13, 14, 15, 16, 19, *range(20, 32)}
+    assert before(padded(PUSH * 3 + cases) + after, 3) == {0, 1, 2}
 
 
 def test_code_across_pages() -> None:
