@@ -14,6 +14,9 @@ from minerwatch.model import ContainerKey, ProcessId
 _ROUND_S = 10
 _BETWEEN_ROUNDS_S = (90.0, 180.0)
 """Drawn at random, so that nothing can pause while it is looked at."""
+_AGAIN_AT_AGES_S = (15.0, 30.0, 60.0, 120.0, 240.0)
+"""When a process is classified besides: it may have prepared its work until then. RandomX fills its
+data set for 100 s of CPU time, which many threads do in some seconds."""
 _MAX_ADDRESSES = 200
 _MAX_ADDRESSES_OF_ONE = 40
 """Classified a second, on the node and of one pod or container."""
@@ -82,6 +85,11 @@ class Pace:
         return min(usual_s, max(_FAST_S, cost_s / _MAX_FAST_SHARE))
 
 
+def is_due_again(age_s: float) -> bool:
+    """Return True if a process that was first classified so long ago is, once more."""
+    return any(each <= age_s < each + _ROUND_S for each in _AGAIN_AT_AGES_S)
+
+
 class Bounds:
     """Addresses that may be classified a second, on the node and of one owner."""
 
@@ -116,12 +124,14 @@ class Bounds:
 
 
 class Rounds:
-    """Addresses of known processes, gathered for ten seconds, then again 90 to 180 seconds later.
+    """Addresses of known processes, gathered for ten seconds, then again after a pause.
 
     A question costs more than an address, so there is one about each process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pause_s: tuple[float, float] = _BETWEEN_ROUNDS_S) -> None:
+        """``pause_s``: at least and at most."""
+        self._pause_s = pause_s
         self._begins_s = 0.0
         self._gathered: dict[Place, Counter[Spot]] = {}
         self._counts: Counter[Hashable] = Counter()  # of addresses gathered, by owner
@@ -145,7 +155,7 @@ class Rounds:
     def next(self, now_s: float) -> tuple[Place, Counter[Spot]] | None:
         """Return what was gathered of one process, owners in turn, once a round has ended."""
         if now_s >= self._begins_s + _ROUND_S:
-            self._begins_s = now_s + random.uniform(*_BETWEEN_ROUNDS_S)  # noqa: S311
+            self._begins_s = now_s + random.uniform(*self._pause_s)  # noqa: S311
             self._waiting = deque(interleaved(self._gathered.items(), lambda each: each[0].owner))
             self._gathered, self._counts = {}, Counter()
         return self._waiting.popleft() if self._waiting else None

@@ -2,7 +2,8 @@
 
 A thread reads the samples every second or two, and ten times a second for a while where processes
 exit before that. Samples of processes that are not known yet are classified at once, because
-short-lived ones are soon gone; of known ones those of some seconds, from time to time, together.
+short-lived ones are soon gone; of known ones those of some seconds, from time to time, together,
+and more often while they are young.
 Containers take turns. Where the code was not copied while it was executed, it is read from the
 process, or if that has exited, from another one of its container, which may have the same code.
 """
@@ -26,7 +27,15 @@ from minerwatch.model import CodeSamples, ContainerKey, Facts, PlainSample, Proc
 from minerwatch.node.executed_code import Copies
 from minerwatch.node.guarded_child import CHILDREN, GuardedProgram
 from minerwatch.probes.base import NO_FACTS
-from minerwatch.probes.code_schedule import Bounds, Pace, Place, Rounds, Spot, Spots
+from minerwatch.probes.code_schedule import (
+    Bounds,
+    Pace,
+    Place,
+    Rounds,
+    Spot,
+    Spots,
+    is_due_again,
+)
 from minerwatch.probes.hot_code import HotCode
 from minerwatch.worker import Worker
 
@@ -164,6 +173,7 @@ class _Known:
     """The tally of one process or container."""
 
     tally: CodeTally = field(default_factory=CodeTally)
+    since_s: float = 0.0  # when a process was classified first
     io_bytes: int = 0  # of the process, at the last answer
     cpu_s: float = 0.0
     kernel_s: float = 0.0
@@ -204,7 +214,7 @@ class ExecutedCode:
         self._avoided: dict[Hashable, tuple[float, bool]] = {}  # until; but for copies
         self._spent_s: Counter[Hashable] = Counter()  # of the child in this minute, by owner
         self._minute = 0
-        self._bounds, self._rounds = Bounds(), Rounds()
+        self._bounds, self._rounds, self._of_young = Bounds(), Rounds(), Rounds((0.0, 0.0))
         self._asked_s = 0.0
         self._closing = threading.Event()
         self._thread = Worker("executed_code", self._serve).start()
@@ -330,6 +340,8 @@ class ExecutedCode:
                 due += [(place, spot) for spot in spots]  # relatives may exit soon
             elif is_round and not place.is_relative:
                 self._failures["left"] += self._rounds.add(place, spots, now_s)
+            elif not place.is_relative and is_due_again(self._age_s(place.process, now_s)):
+                self._failures["left"] += self._of_young.add(place, spots, now_s)
         return due
 
     def _by_place(self, samples: Sequence[PlainSample], now_s: float) -> Mapping[Place, Spots]:
@@ -375,9 +387,13 @@ class ExecutedCode:
         known = self._known(place.container if place.is_relative else place.process)
         return known is not None and known.tally.seen >= _KNOWN_SAMPLES
 
+    def _age_s(self, process: ProcessId, now_s: float) -> float:
+        found = self._processes.get(process)
+        return now_s - found[1].since_s if found is not None else 0.0
+
     def _of_round(self, now_s: float) -> Iterator[tuple[Place, Counter[Spot]]]:
         """Yield known processes within the bounds of a second: at least one, after new ones."""
-        while (found := self._rounds.next(now_s)) is not None:
+        while (found := self._rounds.next(now_s) or self._of_young.next(now_s)) is not None:
             self._bounds.count(found[0].owner, len(found[1]))
             yield found
             if self._bounds.is_reached:
@@ -409,7 +425,7 @@ class ExecutedCode:
             if not self._sampler.copies_code:
                 answer.hidden = 0
             if answer.samples or answer.unplaced or answer.hidden:
-                self._keep(place, answer)
+                self._keep(place, answer, now_s)
 
     def _charge(self, owner: Hashable, took_s: float, now_s: float) -> None:
         if int(now_s / _AVOIDED_S) != self._minute:
@@ -424,14 +440,14 @@ class ExecutedCode:
         self._avoided = {each: of for each, of in self._avoided.items() if of[0] > now_s}
         self._avoided[owner] = now_s + _AVOIDED_S, copies_only and self._sampler.copies_code
 
-    def _keep(self, place: Place, answer: CodeAnswer) -> None:
+    def _keep(self, place: Place, answer: CodeAnswer, now_s: float) -> None:
         if place.is_relative:
             self._keep_of_container(place, answer)
             return
         with self._lock:
             self._news.add(place.container)
             is_new = place.process not in self._processes
-            known = self._processes.pop(place.process, (place, _Known()))
+            known = self._processes.pop(place.process, (place, _Known(since_s=now_s)))
             self._processes[place.process] = known
             known[1].tally.make_room(answer.samples)
             container = self._containers.setdefault(place.container, _Known())

@@ -28,6 +28,7 @@ from tests.waiting import until
 
 HERE = ContainerKey("/here", 1)
 ELSEWHERE = ContainerKey("/elsewhere", 2)
+_AGES_S = (15, 30, 60, 120, 240)
 MIXING = bytes.fromhex("8d0c37c1c10731cb" * 16)
 """lea ecx,[rdi+rsi]; rol ecx,7; xor ebx,ecx"""
 
@@ -169,16 +170,41 @@ def test_a_known_process_is_looked_at_in_rounds_only(mixing: int) -> None:
     probe, _ = opened({os.getpid(): me()})
     try:
         seen: list[bool] = []
-        for second in range(600):
+        for second in range(900):
             before = dict(probe.failures())["unread"]
             # 40 that can be read, until it is known; then 10 that cannot
             address, count = (mixing, 40) if second < 6 else (64, 10)
             probe.take(times(count, os.getpid(), address), float(second))
             seen.append(dict(probe.failures())["unread"] > before)
-        assert 2 <= sum(seen[60:]) <= 9  # rounds: one question about all samples of ten seconds
-        assert 2 * 90 <= dict(probe.failures())["unread"] <= 10 * 110
+        # one question about all samples of ten seconds, of each round and at some ages
+        assert len(_AGES_S) <= sum(seen[:280]) <= 2 * len(_AGES_S) + 3
+        assert 2 <= sum(seen[280:]) <= 9
+        assert 6 * 90 <= dict(probe.failures())["unread"] <= 15 * 110
     finally:
         probe.close()
+
+
+@pytest.mark.parametrize("prepared_s", [8, 25, 50, 100])
+def test_what_a_process_does_once_it_is_prepared_is_known_soon(
+    prepared_s: int, mixing: int
+) -> None:
+    """RandomX fills its data set first; rounds alone would take up to three minutes to see more."""
+    probe, _ = opened({os.getpid(): me()})
+    with mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC) as memory:
+        memory.write(bytes.fromhex("8d0c37") * 1000)
+        view = ctypes.c_char.from_buffer(memory)
+        preparing = ctypes.addressof(view)
+        del view
+        try:
+            for second in range(prepared_s):
+                probe.take(times(20, os.getpid(), preparing), float(second))
+            assert probe.facts(me().process)["HashCodeShare"] == 0.0
+            later = range(prepared_s, 2 * prepared_s + 40)
+            for second in later:
+                probe.take(times(20, os.getpid(), mixing), float(second))
+            assert float(str(probe.facts(me().process)["HashCodeShare"])) >= 0.4
+        finally:
+            probe.close()
 
 
 def test_samples_of_no_container_are_counted(mixing: int) -> None:

@@ -21,7 +21,8 @@ CHUNK_BYTES = 64 << 10
 """Of the list, read between two looks at the clock."""
 _MAX_LIST_BYTES = 64 << 20
 _MAX_KNOWN = 4096
-_PAGES = 1 << 64 - PAGE_BITS
+_MAX_BYTES = 1 << 64
+_PAGES = _MAX_BYTES >> PAGE_BITS
 
 _QUERY = Struct("=9Q2I2I2Q")  # struct procmap_query
 PROCMAP_QUERY = 0xC0006611 | _QUERY.size << 16
@@ -183,7 +184,7 @@ def largest_file_mib(lines: list[bytes]) -> float:
                 continue
             if mapping.is_of_disk:
                 largest_bytes = max(largest_bytes, mapping.end - mapping.start)
-    return largest_bytes / (1 << 20)
+    return min(largest_bytes, _MAX_BYTES) / (1 << 20)
 
 
 def _start(line: bytes) -> int:

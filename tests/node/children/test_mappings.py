@@ -37,6 +37,8 @@ def test_the_largest_file_that_is_mapped_lies_on_a_disk() -> None:
     in_memory = b"7e1000000000-7e100f000000 r--s 00000000 00:19 6      /dev/shm/y\n"
     assert largest_file_mib([*of_maps, larger, in_memory]) == 192.0
     assert largest_file_mib([]) == 0.0
+    too_long = b"0-%s r 0 1 1 /a" % (b"a" * 300)  # no kernel writes it, and 300 digits are no float
+    assert largest_file_mib([too_long]) == 2.0**44
     assert largest_file_mib([b"half a line of a file /y", *of_maps]) == 1.0
 
 
