@@ -14,7 +14,8 @@ from minerwatch.model import ContainerKey, ProcessId
 _ROUND_S = 10
 _BETWEEN_ROUNDS_S = (90.0, 180.0)
 """Drawn at random, so that nothing can pause while it is looked at."""
-_AGAIN_AT_AGES_S = (15.0, 30.0, 60.0, 120.0, 240.0)
+_AGAIN_AT_AGES_S = (30.0, 120.0)
+_AGAIN_FOR_S = 6.0
 """When a process is classified besides: it may have prepared its work until then. RandomX fills its
 data set for 100 s of CPU time, which many threads do in some seconds."""
 _MAX_ADDRESSES = 200
@@ -87,7 +88,7 @@ class Pace:
 
 def is_due_again(age_s: float) -> bool:
     """Return True if a process that was first classified so long ago is, once more."""
-    return any(each <= age_s < each + _ROUND_S for each in _AGAIN_AT_AGES_S)
+    return any(each <= age_s < each + _AGAIN_FOR_S for each in _AGAIN_AT_AGES_S)
 
 
 class Bounds:
@@ -145,6 +146,8 @@ class Rounds:
         """Gather addresses during a round; return the number beyond the bounds of one owner."""
         if not self.is_on(now_s):
             return 0
+        if not self._gathered:
+            self._begins_s = now_s
         left = _MAX_ADDRESSES_OF_ONE * _ROUND_S - self._counts[place.owner]
         kept = [*islice(spots, max(0, left))]
         if kept:
@@ -154,7 +157,7 @@ class Rounds:
 
     def next(self, now_s: float) -> tuple[Place, Counter[Spot]] | None:
         """Return what was gathered of one process, owners in turn, once a round has ended."""
-        if now_s >= self._begins_s + _ROUND_S:
+        if now_s >= self._begins_s + _ROUND_S and not self._waiting:
             self._begins_s = now_s + random.uniform(*self._pause_s)  # noqa: S311
             self._waiting = deque(interleaved(self._gathered.items(), lambda each: each[0].owner))
             self._gathered, self._counts = {}, Counter()

@@ -28,7 +28,6 @@ from tests.waiting import until
 
 HERE = ContainerKey("/here", 1)
 ELSEWHERE = ContainerKey("/elsewhere", 2)
-_AGES_S = (15, 30, 60, 120, 240)
 MIXING = bytes.fromhex("8d0c37c1c10731cb" * 16)
 """lea ecx,[rdi+rsi]; rol ecx,7; xor ebx,ecx"""
 
@@ -177,14 +176,13 @@ def test_a_known_process_is_looked_at_in_rounds_only(mixing: int) -> None:
             probe.take(times(count, os.getpid(), address), float(second))
             seen.append(dict(probe.failures())["unread"] > before)
         # one question about all samples of ten seconds, of each round and at some ages
-        assert len(_AGES_S) <= sum(seen[:280]) <= 2 * len(_AGES_S) + 3
-        assert 2 <= sum(seen[280:]) <= 9
-        assert 6 * 90 <= dict(probe.failures())["unread"] <= 15 * 110
+        assert 3 <= sum(seen[:140]) <= 6
+        assert 3 <= sum(seen[140:]) <= 9
     finally:
         probe.close()
 
 
-@pytest.mark.parametrize("prepared_s", [8, 25, 50, 100])
+@pytest.mark.parametrize("prepared_s", [10, 25, 50, 100])
 def test_what_a_process_does_once_it_is_prepared_is_known_soon(
     prepared_s: int, mixing: int
 ) -> None:
@@ -199,7 +197,7 @@ def test_what_a_process_does_once_it_is_prepared_is_known_soon(
             for second in range(prepared_s):
                 probe.take(times(20, os.getpid(), preparing), float(second))
             assert probe.facts(me().process)["HashCodeShare"] == 0.0
-            later = range(prepared_s, 2 * prepared_s + 40)
+            later = range(prepared_s, 140 if prepared_s > 25 else 50)
             for second in later:
                 probe.take(times(20, os.getpid(), mixing), float(second))
             assert float(str(probe.facts(me().process)["HashCodeShare"])) >= 0.4
@@ -588,7 +586,7 @@ def test_an_owner_cannot_fill_a_round() -> None:
     rounds = Rounds()
     left = sum(rounds.add(place(pid, "loud"), spots(16) * 9, 1.0) for pid in range(100))
     assert rounds.add(place(500, "quiet"), spots(16) * 9, 1.0) == 0
-    found = gathered(rounds, 10.0)
+    found = gathered(rounds, 11.0)
     assert found.pop(500) == 9
     assert sum(found.values()) + left == 900
     assert sum(found.values()) == 400
@@ -599,7 +597,7 @@ def test_owners_take_turns_in_a_round() -> None:
     for pid in range(100):
         rounds.add(place(pid, "loud"), spots(16), 1.0)
     rounds.add(place(500, "quiet"), spots(16), 1.0)
-    assert 500 in [*gathered(rounds, 10.0)][:2]
+    assert 500 in [*gathered(rounds, 11.0)][:2]
 
 
 def test_a_storm_of_new_processes_does_not_stop_rounds(mixing: int) -> None:
