@@ -60,7 +60,7 @@ _MAX_PAGE_NAME = 64
 _MAX_CPU_S_OF_ONE = 0.5
 """CPU time of the child for one owner in a minute: a process may have 65,000 mappings."""
 
-_NOBODY = ProcessId(0, 0)
+_NO_PROCESS = ProcessId(0, 0)
 """In place of a process that is not read for a while: only its copies are classified."""
 
 _FAILURES = ("unplaced", "gone", "unread", "left", "costly", "too_large", "timeout", "child")
@@ -211,8 +211,10 @@ class ExecutedCode:
         self._containers: dict[ContainerKey, _Known] = {}
         self._news: set[ContainerKey] = set()
         self._located: dict[int, Place | None] = {}
-        self._avoided: dict[Hashable, tuple[float, bool]] = {}  # until; but for copies
-        self._spent_s: Counter[Hashable] = Counter()  # of the child in this minute, by owner
+        self._avoided: dict[
+            Hashable, tuple[float, bool]
+        ] = {}  # until when; True: copies are decoded
+        self._spent_s: Counter[Hashable] = Counter()  # of the child in this minute
         self._minute = 0
         self._bounds, self._rounds, self._of_young = Bounds(), Rounds(), Rounds((0.0, 0.0))
         self._asked_s = 0.0
@@ -320,7 +322,8 @@ class ExecutedCode:
             if time.monotonic() > until_s:
                 self._failures["left"] += counts.total()
             elif (
-                place.process == _NOBODY or self._avoided.get(place.owner, _NOT_AVOIDED)[0] <= now_s
+                place.process == _NO_PROCESS
+                or self._avoided.get(place.owner, _NOT_AVOIDED)[0] <= now_s
             ):
                 self._asked_s = now_s
                 self._classify(place, counts, now_s)
@@ -335,7 +338,7 @@ class ExecutedCode:
             until_s, copies_only = self._avoided.get(at.owner, _NOT_AVOIDED)
             if until_s > now_s and not copies_only:
                 continue
-            place = at._replace(process=_NOBODY, is_relative=True) if until_s > now_s else at
+            place = at._replace(process=_NO_PROCESS, is_relative=True) if until_s > now_s else at
             if not self._is_known(place) or (place.is_relative and is_round):
                 due += [(place, spot) for spot in spots]  # relatives may exit soon
             elif is_round and not place.is_relative:
@@ -401,7 +404,7 @@ class ExecutedCode:
 
     def _classify(self, place: Place, counts: Counter[Spot], now_s: float) -> None:
         try:
-            child = self._program.child(None if place.process == _NOBODY else place.owner)
+            child = self._program.child(None if place.process == _NO_PROCESS else place.owner)
             if child is None or not child.has_started(time.monotonic() + _START_S):
                 self._failures["child"] += 1
                 return
@@ -412,14 +415,13 @@ class ExecutedCode:
         except TimeoutError:
             self._failures["timeout"] += 1
             self._program.discard(place.owner)
-            self._avoid(place.owner, now_s, copies_only=place.process != _NOBODY)
+            self._avoid(place.owner, now_s, copies_only=place.process != _NO_PROCESS)
         except (OSError, ValueError):
             self._failures["child"] += not self._closing.is_set()
             self._program.discard(has_failed=True)
             self._avoid(place.owner, now_s)
         else:
-            if place.process != _NOBODY:
-                self._charge(place.owner, answer.took_s, now_s)
+            self._charge(place, answer.took_s, now_s)
             self._failures["unread"] += answer.unread
             self._failures["too_large"] += answer.is_cut > 0
             if not self._sampler.copies_code:
@@ -427,13 +429,15 @@ class ExecutedCode:
             if answer.samples or answer.unplaced or answer.hidden:
                 self._keep(place, answer, now_s)
 
-    def _charge(self, owner: Hashable, took_s: float, now_s: float) -> None:
+    def _charge(self, place: Place, took_s: float, now_s: float) -> None:
+        """Leave the owner alone for a minute if its code is costly to read, or its copies are."""
         if int(now_s / _AVOIDED_S) != self._minute:
             self._minute, self._spent_s = int(now_s / _AVOIDED_S), Counter()
-        self._spent_s[owner] += took_s  # type: ignore[assignment]
-        if self._spent_s[owner] > _MAX_CPU_S_OF_ONE:
+        is_read = place.process != _NO_PROCESS
+        self._spent_s[place.owner, is_read] += took_s  # type: ignore[assignment]
+        if self._spent_s[place.owner, is_read] > _MAX_CPU_S_OF_ONE:
             self._failures["costly"] += 1
-            self._avoid(owner, now_s, copies_only=True)
+            self._avoid(place.owner, now_s, copies_only=is_read)
 
     def _avoid(self, owner: Hashable, now_s: float, *, copies_only: bool = False) -> None:
         """Leave an owner alone for a minute; ``copies_only``: what was copied may be decoded."""

@@ -64,10 +64,8 @@ def run(api: ApiServer, tmp_path: Path) -> Callable[..., Result]:
     kubeconfig = write_kubeconfig(tmp_path / "config", api.url, "first")
     environment = {"KUBECONFIG": str(kubeconfig), "XDG_RUNTIME_DIR": str(tmp_path)}
 
-    def typed(*arguments: str, **more: str) -> Result:
-        return CliRunner().invoke(
-            cli, arguments, env={**environment, **more}, prog_name="kubectl minerwatch"
-        )
+    def typed(*arguments: str, program: str = "kubectl minerwatch", **more: str) -> Result:
+        return CliRunner().invoke(cli, arguments, env={**environment, **more}, prog_name=program)
 
     return typed
 
@@ -314,6 +312,16 @@ def test_what_is_asked(
             scope(namespace=namespace), config, local=False, socket_path=None, by_kubectl=True
         )
         assert asked == (has_kubeconfig or bool(namespace))
+
+
+@pytest.mark.parametrize("program", ["minerwatch", "kubectl minerwatch"])
+def test_kubectl_asks_the_cluster_on_a_node_as_well(
+    program: str, run: Callable[..., Result], agent_socket: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"socket: {agent_socket}\n")
+    shown = run("top", "--once", "--config", str(config), program=program).stdout
+    assert shown.startswith("context lab") == (program == "kubectl minerwatch")
 
 
 def test_both_is_wrong_usage(run: Callable[..., Result]) -> None:

@@ -21,7 +21,7 @@ from minerwatch.node.executed_code import CodeSampler, copying_sampler
 from minerwatch.node.guarded_child import GuardedProgram
 from minerwatch.node.kernel_entries import EntrySampler
 from minerwatch.node.proc_files import ProcessFiles
-from minerwatch.probes.code_schedule import Pace, Place, Rounds
+from minerwatch.probes.code_schedule import Bounds, Pace, Place, Rounds
 from minerwatch.probes.executed_code import CodeAnswer, ExecutedCode
 from tests.conftest import TOP, CgroupFolders, container_id
 from tests.waiting import until
@@ -273,12 +273,15 @@ def test_lists_of_mappings_that_were_cut_are_counted(tmp_path: Path, mixing: int
         probe.close()
 
 
+COSTLY = """
+import os, sys
+for _ in sys.stdin.buffer: os.write(1, b'{"unread": 5, "took_s": 0.2}\\n')
+"""
+
+
 def test_an_owner_whose_code_is_costly_to_read_waits_a_minute(tmp_path: Path, mixing: int) -> None:
     script = tmp_path / "costly.py"
-    answer = '{"unread": 5, "took_s": 0.2}'
-    script.write_text(
-        f"import os, sys\nfor _ in sys.stdin.buffer: os.write(1, {answer!r}.encode() + b'\\n')\n"
-    )
+    script.write_text(COSTLY)
     places = {os.getpid(): me("costly"), os.getppid(): Place(identity(os.getppid()), HERE, "other")}
     probe, _ = opened(places, GuardedProgram(script))
     try:
@@ -291,6 +294,41 @@ def test_an_owner_whose_code_is_costly_to_read_waits_a_minute(tmp_path: Path, mi
         assert dict(probe.failures())["unread"] == 5 * (3 + 2)
     finally:
         probe.close()
+
+
+def test_costly_code_is_decoded_from_copies_while_these_are_not_costly_as_well(
+    tmp_path: Path,
+) -> None:
+    """Instructions of one owner took 310 us an address, and copies of it cost nothing."""
+    script = tmp_path / "costly.py"
+    script.write_text(COSTLY)
+    probe, sampler = opened({os.getpid(): me()}, GuardedProgram(script))
+    sampler.copies_code = True
+    try:
+        for second in range(20):
+            copies = [CodeSample(os.getpid(), 4096, 0, MIXING)] * 5
+            probe.take(CodeSamples(0.05, copies), float(second))
+        assert dict(probe.failures())["costly"] == 2
+        assert dict(probe.failures())["unread"] == 5 * (3 + 3)
+    finally:
+        probe.close()
+
+
+@pytest.mark.parametrize("pause_s", [(0.0, 0.0), (90.0, 180.0)])
+def test_what_is_gathered_is_asked_about_or_counted_as_left(pause_s: tuple[float, float]) -> None:
+    """More than is classified in a second waits; the next round began without it, uncounted."""
+    rounds, bounds = Rounds(pause_s), Bounds()
+    sent = left = asked = 0
+    for second in range(400):
+        bounds.chosen([], float(second))
+        for pid in range(60) if second < 100 else ():
+            sent += 19 * rounds.is_on(float(second))
+            left += rounds.add(place(pid, f"owner {pid}"), spots(*[16] * 19), float(second))
+        while not bounds.is_reached and (found := rounds.next(float(second))) is not None:
+            bounds.count("", found[1].total())
+            asked += found[1].total()
+    assert sent == left + asked
+    assert asked > 0
 
 
 @pytest.mark.parametrize(
