@@ -231,7 +231,7 @@ import os, sys, time
 for line in sys.stdin.buffer:
     if not line.startswith(b"[0,"):
         time.sleep(1000)
-    os.write(1, b'{"unplaced": 30, "pairs": 30, "classes": [0,0,0,0,0,0,0,0,0,0,0]}\\n')
+    os.write(1, b'{"of_unknown_origin": 30, "pairs": 30, "classes": [0,0,0,0,0,0,0,0,0,0,0]}\\n')
 """
 
 
