@@ -158,7 +158,10 @@ def test_shares_are_shares_whatever_is_added(
 ) -> None:
     tally = CodeTally()
     for samples, counts, pages in answers:
-        tally.add(samples, samples // 2, samples, samples // 3, counts, pages)
+        unknown = samples // 3
+        of_all = samples + unknown
+        tally.add(samples, samples, samples, of_all, counts, pages, of_unknown_origin=unknown)
+        tally.add_hidden(unknown)
     assert tally.samples < 460
     assert len(tally.pages) <= 512
     for name, value in tally.facts().items():
