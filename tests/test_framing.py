@@ -357,9 +357,14 @@ def test_an_image_that_is_started_to_look_at_it_is_clear() -> None:
 
 
 def test_what_an_outsider_sends_to_an_engine_of_webassembly_is_never_culled() -> None:
-    """Measured in Node: pairs are converted, or computed with, beside integers that are mixed."""
-    for pairs, mixing in ((0.363, 0.243), (0.276, 0.315)):
+    """Measured in Node: pairs are converted, or computed with, beside integers that are mixed.
+
+    Argued: a function with the operations on floats of RandomX's interpreter.
+    """
+    named = ("RandomX_Interpreter",)
+    for pairs, mixing, names in ((0.363, 0.243, ()), (0.276, 0.315, ()), (0.363, 0.243, named)):
         code: Facts = {
+            "ContentInHotCode": names,
             "HashCodeShare": 0.0,
             "PairConversionShare": pairs,
             "MixingCodeShare": mixing,

@@ -32,15 +32,43 @@ CLASSES = (
 
 
 @dataclass(slots=True)
-class CodeTally:
-    """Counts over the last few hundred samples."""
+class _Part:
+    """Number of some samples among all that are counted with them, over the last few hundred."""
 
-    samples: float = 0.0
-    hidden: float = 0.0  # samples besides these, whose code cannot be read
-    unplaced: float = 0.0  # and others: copies of which it is not known where they came from
+    part: float = 0.0
+    whole: float = 0.0
+
+    def add(self, part: float, whole: float) -> None:
+        """Add samples; halve both numbers if there are many."""
+        self.part += part
+        self.whole += whole
+        if self.whole >= _MAX_SAMPLES:
+            self.halve()
+
+    def halve(self) -> None:
+        """Halve both numbers: the share remains."""
+        self.part /= 2
+        self.whole /= 2
+
+    @property
+    def share(self) -> float:
+        """Return the part of the whole, 0 to 1."""
+        return self.part / (self.whole or 1)
+
+
+@dataclass(slots=True)
+class CodeTally:
+    """Counts over the last few hundred samples.
+
+    Pairs and hidden code have counts of their own, which include samples of which less is known:
+    however many of those there are, the other counts are not halved for them.
+    """
+
+    samples: float = 0.0  # of known origin
+    pairs: _Part = field(default_factory=_Part)  # of all that were classified
+    hidden: _Part = field(default_factory=_Part)  # of all, also those whose code cannot be read
     hashing: float = 0.0
     anonymous: float = 0.0
-    pairs: float = 0.0
     classes: Counter[str] = field(default_factory=Counter)
     pages: Counter[str] = field(default_factory=Counter)
     io_bytes: float = 0.0
@@ -56,19 +84,26 @@ class CodeTally:
         pairs: int,
         classes: Sequence[int],
         pages: Mapping[str, int],
+        *,
+        of_unknown_origin: int = 0,
     ) -> None:
-        """Add what the classifier counted; ``pairs`` also of ``unplaced`` samples."""
+        """Add what the classifier counted.
+
+        Samples ``of_unknown_origin`` are further ones, which are counted in ``pairs`` only.
+        """
+        classified = samples + of_unknown_origin
+        self.pairs.add(pairs, classified)
+        self.hidden.add(0, classified)
         self.samples += samples
         self.hashing += hashing
         self.anonymous += anonymous
-        self.pairs += pairs
         for name, count in zip(CLASSES, classes, strict=True):
             self.classes[name] += count
         self.pages.update(pages)
         if len(self.pages) > _MAX_PAGES:
             self.pages = Counter(dict(self.pages.most_common(_MAX_PAGES // 2)))
         if self.samples >= _MAX_SAMPLES:
-            self._halve()
+            self._halve_known()
 
     def make_room(self, samples: int) -> None:
         """Halve the counts until they rest on as few samples as are enough: new ones weigh more.
@@ -76,18 +111,17 @@ class CodeTally:
         Only if ``samples``, the number of new ones, is enough by itself.
         """
         while samples >= MIN_SAMPLES < self.samples:
-            self._halve()
+            self._halve_known()
+            self.pairs.halve()
+            self.hidden.halve()
 
     def facts(self) -> dict[str, FactValue]:
         """Return the facts; none while there are too few samples."""
-        classified = self.samples + self.unplaced
-        share = self.hidden / (classified + self.hidden) if self.hidden else None
-        hidden_share = measured(HiddenCodeShare=share)
-        if classified < MIN_SAMPLES:
-            return hidden_share if self.hidden >= MIN_SAMPLES else {}
-        seen = hidden_share | measured(
-            PairConversionShare=self.pairs / classified,
-            AnonymousCodeShare=self.anonymous / (self.samples or 1),
+        hidden, pairs = self.hidden, self.pairs
+        is_enough = max(hidden.part, hidden.whole - hidden.part) >= MIN_SAMPLES
+        seen = measured(
+            HiddenCodeShare=hidden.share if hidden.part and is_enough else None,
+            PairConversionShare=pairs.share if pairs.whole >= MIN_SAMPLES else None,
         )
         if self.samples < MIN_SAMPLES:
             return seen
@@ -99,6 +133,7 @@ class CodeTally:
                 FloatCodeShare=of("float") + of("pairs"),
                 RoundingCodeShare=of("rounding"),
                 VectorCodeShare=of("vector") + of("media"),
+                AnonymousCodeShare=self.anonymous / self.samples,
                 HotCodePages=self._hot_pages(),
                 IoBytesPerCpuSecond=self._per_cpu_second(self.io_bytes),
                 KernelCpuShare=self._per_cpu_second(self.kernel_s),
@@ -106,17 +141,9 @@ class CodeTally:
             | seen
         )
 
-    def add_unplaced(self, samples: int) -> None:
-        """Add samples whose origin is not known: they count for pairs only."""
-        self.unplaced += samples
-        if self.unplaced >= _MAX_SAMPLES:
-            self._halve()
-
     def add_hidden(self, samples: int) -> None:
         """Add samples whose code cannot be read, though the process runs."""
-        self.hidden += samples
-        if self.hidden >= _MAX_SAMPLES:
-            self._halve()
+        self.hidden.add(samples, samples)
 
     def add_io(self, io_bytes: int, cpu_s: float, kernel_s: float) -> None:
         """Add what was read and written within some CPU time, a part of it in the kernel."""
@@ -131,7 +158,7 @@ class CodeTally:
     @property
     def seen(self) -> float:
         """Return the number of all samples, however much is known of them."""
-        return self.samples + self.unplaced + self.hidden
+        return self.hidden.whole
 
     @property
     def converts_pairs(self) -> bool:
@@ -158,13 +185,10 @@ class CodeTally:
                 return number
         return len(self.pages)
 
-    def _halve(self) -> None:
+    def _halve_known(self) -> None:
         self.samples /= 2
-        self.hidden /= 2
-        self.unplaced /= 2
         self.hashing /= 2
         self.anonymous /= 2
-        self.pairs /= 2
         self.io_bytes /= 2
         self.io_cpu_s /= 2
         self.kernel_s /= 2

@@ -101,7 +101,7 @@ class CodeAnswer(msgspec.Struct):
 
     samples: int = 0
     unread: int = 0
-    unplaced: int = 0
+    of_unknown_origin: int = 0
     hidden: int = 0
     hashing: int = 0
     anonymous: int = 0
@@ -118,15 +118,15 @@ class CodeAnswer(msgspec.Struct):
     def checked(self, sent: int) -> CodeAnswer:
         """Return itself if the counts can be those of ``sent`` samples, or raise ValueError."""
         parts = (self.hashing, self.anonymous)
-        others = (self.unread, self.unplaced, self.hidden, self.pairs)
+        others = (self.unread, self.of_unknown_origin, self.hidden, self.pairs)
         counts = (self.samples, *others, *parts, *self.classes)
         most = max(*parts, sum(self.classes) / INSTRUCTIONS)
         is_sound = (
-            self.samples + self.unplaced + self.unread == sent
-            and self.pairs <= self.samples + self.unplaced
+            self.samples + self.of_unknown_origin + self.unread == sent
+            and self.pairs <= self.samples + self.of_unknown_origin
             and self.hidden <= self.unread
             and len(self.classes)
-            in ({len(CLASSES)} if self.samples or self.unplaced else {0, len(CLASSES)})
+            in ({len(CLASSES)} if self.samples or self.of_unknown_origin else {0, len(CLASSES)})
             and all(0 <= each <= _MAX_COUNT for each in (*counts, *self.pages.values()))
             and most <= self.samples
             and sum(self.pages.values()) <= self.samples
@@ -140,9 +140,9 @@ class CodeAnswer(msgspec.Struct):
         """Add the counts to those of a process or container."""
         parts = (self.hashing, self.anonymous, self.pairs)
         tally.add_hidden(self.hidden)
-        tally.add_unplaced(self.unplaced)
-        if self.samples or self.unplaced:
-            tally.add(self.samples, *parts, self.classes, self.pages)
+        if self.samples or self.of_unknown_origin:
+            unknown = self.of_unknown_origin
+            tally.add(self.samples, *parts, self.classes, self.pages, of_unknown_origin=unknown)
             tally.add_file(self.samples, self.file_mib)
 
 
@@ -426,7 +426,7 @@ class ExecutedCode:
             self._failures["too_large"] += answer.is_cut > 0
             if not self._sampler.copies_code:
                 answer.hidden = 0
-            if answer.samples or answer.unplaced or answer.hidden:
+            if answer.samples or answer.of_unknown_origin or answer.hidden:
                 self._keep(place, answer, now_s)
 
     def _charge(self, place: Place, took_s: float, now_s: float) -> None:

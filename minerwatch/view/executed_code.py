@@ -56,7 +56,7 @@ def sentence(executed: Mapping[str, float]) -> str:
 def _readable(executed: Mapping[str, float]) -> str:
     if "HotCodePages" not in executed:
         pairs = executed.get("PairConversionShare", 0.0)
-        return f"code that is gone before it is found: {pairs:.1%} floats by pairs, integers mixed"
+        return f"code of unknown origin: {pairs:.1%} floats by pairs, integers mixed"
     pages = counted(round(executed.get("HotCodePages", 0)), "page")
     generated = executed.get("AnonymousCodeShare", 0.0)
     where = f"{pages} of code" + (f", {generated:.0%} of it in no file" if generated else "")

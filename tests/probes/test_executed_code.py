@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import mmap
 import os
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minerwatch.detection.executed_code import CLASSES
 from minerwatch.errors import SourceUnavailableError
 from minerwatch.model import CodeSample, CodeSamples, ContainerKey, Facts, ProcessId
 from minerwatch.node.executed_code import CodeSampler, copying_sampler
@@ -23,7 +25,9 @@ from minerwatch.node.kernel_entries import EntrySampler
 from minerwatch.node.proc_files import ProcessFiles
 from minerwatch.probes.code_schedule import Bounds, Pace, Place, Rounds
 from minerwatch.probes.executed_code import CodeAnswer, ExecutedCode
+from minerwatch.probes.hot_code import HotCode
 from tests.conftest import TOP, CgroupFolders, container_id
+from tests.probes.test_hot_code import Answers
 from tests.waiting import until
 
 HERE = ContainerKey("/here", 1)
@@ -231,7 +235,7 @@ import os, sys, time
 for line in sys.stdin.buffer:
     if not line.startswith(b"[0,"):
         time.sleep(1000)
-    os.write(1, b'{"unplaced": 30, "pairs": 30, "classes": [0,0,0,0,0,0,0,0,0,0,0]}\\n')
+    os.write(1, b'{"of_unknown_origin": 30, "pairs": 30, "classes": [0,0,0,0,0,0,0,0,0,0,0]}\\n')
 """
 
 
@@ -676,5 +680,29 @@ def test_relatives_are_asked_at_once_in_a_round(mixing: int) -> None:
                 relatives[:] = [Place(identity(os.getppid()), HERE, "me")]
             probe.take(CodeSamples(0.05, [CodeSample(gone.pid, mixing, 7)] * 40), float(second))
         assert dict(probe.failures())["unread"] == 40  # of the last second, in which it is known
+    finally:
+        probe.close()
+
+
+@pytest.mark.parametrize("pairs", [0, 1])
+def test_code_that_converts_pairs_and_hardly_mixes_is_looked_at(
+    pairs: int, tmp_path: Path, mixing: int
+) -> None:
+    script = tmp_path / "child.py"
+    classes = [0] * len(CLASSES)
+    classes[CLASSES.index("pairs")] = pairs
+    classes[CLASSES.index("other")] = 479
+    answer = json.dumps({"samples": 30, "classes": classes})
+    script.write_text(
+        f"import os, sys\nfor _ in sys.stdin.buffer: os.write(1, {answer!r}.encode() + b'\\n')\n"
+    )
+    reader = Answers()
+    places, program, hot = Places({os.getpid(): me()}), GuardedProgram(script), HotCode(reader)
+    probe = ExecutedCode(Samples(), places, program=program, hot=hot)
+    try:
+        for second in range(10):
+            probe.take(times(30, os.getpid(), mixing), float(second))
+        assert probe.facts(HERE)["MixingCodeShare"] == 0.0
+        assert bool(reader.asked) == bool(pairs)
     finally:
         probe.close()

@@ -30,6 +30,7 @@ HASHING = {"HashCodeShare": 0.56, "MixingCodeShare": 0.33, "HotCodePages": 1}
         ({"VectorCodeShare": 0.2}, "vectors"),
         ({"AnonymousCodeShare": 1.0, "MixingCodeShare": 0.1}, "generated"),
         ({"AnonymousCodeShare": 0.1}, "other"),
+        ({"PairConversionShare": 0.04}, "other"),  # it is not known where
         ({"HiddenCodeShare": 0.6, "HashCodeShare": 0.5}, "hidden"),
     ],
 )
@@ -39,8 +40,8 @@ def test_one_word(executed: dict[str, float], word: str) -> None:
 
 def test_sentences() -> None:
     assert sentence({}) == ""
-    assert sentence({"PairConversionShare": 0.04, "AnonymousCodeShare": 0.0}) == (
-        "code that is gone before it is found: 4.0% floats by pairs, integers mixed"
+    assert sentence({"PairConversionShare": 0.04}) == (
+        "code of unknown origin: 4.0% floats by pairs, integers mixed"
     )
     assert sentence({"HiddenCodeShare": 0.98}) == "98% of the code that it executes cannot be read"
     assert sentence({**HASHING, "HiddenCodeShare": 0.06}) == (

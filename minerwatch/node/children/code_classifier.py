@@ -13,10 +13,10 @@ standard input                                                  standard output
 ``address``: where code of 32 bits runs, on x86-64, its highest bit is set, and not the next one.
 ``code``: in base64 what was copied while it was executed; if empty, it is read from the process. A
 copy that is in no mapping any more, or that a file does not have there, counts as anonymous. With
-``is_relative`` another process executed it: it counts where this one maps code, too. ``unplaced``
-are other copies then, and all with the ``pid`` 0 (none is read), of which only pairs are counted:
-programs that come and go may move data. ``unread`` are samples without a window of instructions;
-``hidden`` those of them that no other process executed.
+``is_relative`` another process executed it: it counts where this one maps code, too.
+``of_unknown_origin`` are other copies then, and all with the ``pid`` 0 (none is read), of which
+only pairs are counted: programs that come and go may move data. ``unread`` are samples without a
+window of instructions; ``hidden`` those of them that no other process executed.
 
 A window is the 16 instructions from a sampled address on. Windows tell more than averages: a hash
 function is dense in exclusive or, rotation and additions of vectors, and has no floating point,
@@ -357,7 +357,7 @@ class Classifier:
         counts = {
             "samples": samples,
             "unread": unread,
-            "unplaced": unplaced,
+            "of_unknown_origin": unplaced,
             "hidden": 0 if process is None or question.is_relative else unread,
             "hashing": hashing,
             "anonymous": anonymous,

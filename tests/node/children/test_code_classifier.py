@@ -379,7 +379,7 @@ def test_copied_code_that_is_nowhere_any_more_was_in_no_file(anonymous_code: int
     assert (found["hashing"], found["anonymous"]) == (7, 7)
     assert sorted(found["pages"].values()) == [3, 4]
     found = answer(os.getpid(), own_start_ticks(), spots, is_relative=1)
-    assert (found["unread"], found["hidden"], found["unplaced"]) == (2, 0, 3)
+    assert (found["unread"], found["hidden"], found["of_unknown_origin"]) == (2, 0, 3)
     assert (found["samples"], found["hashing"], found["anonymous"]) == (4, 4, 4)
 
 
@@ -387,7 +387,12 @@ def test_pairs_count_of_a_process_that_has_exited_wherever_its_code_was() -> Non
     """RandomX in workers of 20 ms, each at addresses of its own, was clear."""
     spots = [(0x200000000000, 3, MIXED_PAIRS), (0x200000000000, 2, b"")]
     found = answer(os.getpid(), own_start_ticks(), spots, is_relative=1)
-    assert (found["samples"], found["unplaced"], found["pairs"], found["unread"]) == (0, 3, 3, 2)
+    assert (found["samples"], found["of_unknown_origin"], found["pairs"], found["unread"]) == (
+        0,
+        3,
+        3,
+        2,
+    )
     assert answer(0, 0, spots, is_relative=1) == {
         name: value for name, value in found.items() if name in CodeAnswer.__struct_fields__[:9]
     }
