@@ -83,7 +83,11 @@ _MAX_MEDIA_SHARE = 0.25
 _MAX_BRANCH_SHARE = 0.2
 _MAX_MULTIPLY_SHARE = 0.07
 """More is a generator of random numbers (Philox), or RandomX, which its pairs reveal."""
-_JUMPS = frozenset(("jmp", "call", "b", "bl"))
+_CALLS = frozenset(("call", "bl"))
+_JUMPS = frozenset(("jmp", "b", *_CALLS))
+_LEAVES = frozenset(("jmp", "b", "br", "ret"))
+_MAX_PIECES = 64
+"""Of code without a jump, decoded for one window: jumps back and forth have no end."""
 _CHECKED = SKIPPED[0] + "j"
 """First letters of what capstone does not know, and of jumps."""
 _PASSED = frozenset(("nop", SKIPPED))
@@ -152,19 +156,26 @@ class Decoder:
     def _instructions(self, code: bytes) -> Iterator[tuple[str, str]]:
         """Yield instructions in the order of execution, without what anyone may strew in.
 
-        That is no-operations, jumps and calls to a little further on, over bytes that decode as
-        something else or into the jump itself, and what capstone does not know, as reserved
-        no-operations.
+        That is no-operations, jumps and calls within the copy, over bytes that decode as something
+        else or into the jump itself, and what capstone does not know, as reserved no-operations.
+        After a call, a return or a jump out of the copy leads back behind the call.
         """
-        begins, left = 0, _WINDOW
-        while left and begins < len(code):
+        begins, left, pieces = 0, _WINDOW, _MAX_PIECES
+        callers: list[int] = []
+        while left and pieces and begins < len(code):
             ends = len(code)
+            pieces -= 1
             for at, size, mnemonic, operands in self._disassembler.disassemble(
                 code[begins:], begins, left
             ):
                 ends = at + size
-                if mnemonic in _JUMPS and at < (target := _target(operands)) < len(code):
+                name = mnemonic.rpartition(" ")[2]  # without prefixes
+                target = _target(operands) if name in _JUMPS else at
+                if target != at and 0 <= target < len(code):
+                    callers += (ends,) * (name in _CALLS)
                     ends = target
+                elif callers and name in _LEAVES:
+                    ends = callers.pop()
                 elif mnemonic not in _PASSED:
                     yield mnemonic, operands
                     left -= 1
