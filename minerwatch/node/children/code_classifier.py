@@ -47,7 +47,7 @@ from minerwatch.node.children.instruction_classes import (
     arm_class,
     x86_class,
 )
-from minerwatch.node.children.mappings import PAGE_BITS, Mapping, Mappings
+from minerwatch.node.children.mappings import PAGE_BITS, PRESENT, Mapping, Mappings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,7 +61,6 @@ _MIN_INSTRUCTIONS = 6
 _IN_PAGE = (1 << PAGE_BITS) - 1
 _ENTRY_BYTES = 8
 _PRESENT, _OF_FILE = 0x80, 0x20  # of its highest byte: bits 63 and 61
-_ORDINARY = 0x21  # 61 and 56: a file's, shared, or of this process alone
 _ENDED = (b"Z", b"X")
 _MAX_THREADS = 1000
 _MAX_PAGES = 64
@@ -283,8 +282,7 @@ class _Process:
     def _page(self, page: int) -> bytes:
         try:
             entry, mapping = self._entry(page), self.mappings.of(page << PAGE_BITS)
-            may_be_device = mapping is not None and mapping.may_be_device
-            if not entry & _PRESENT or (may_be_device and not entry & _ORDINARY):
+            if entry not in (PRESENT if mapping is None else mapping.readable):
                 return b""
             return os.pread(self._memory, 1 << PAGE_BITS, page << PAGE_BITS)
         except (OSError, OverflowError):

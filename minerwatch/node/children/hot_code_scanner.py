@@ -37,8 +37,8 @@ from typing import Any, NamedTuple
 import yara_x
 
 from minerwatch.node.children.machine_code import Decoder, Reference, References, Words, masked
-from minerwatch.node.children.mappings import Mapping, Mappings
-from minerwatch.node.children.scanning import ORDINARY, PRESENT, serve
+from minerwatch.node.children.mappings import PRESENT, Mapping, Mappings
+from minerwatch.node.children.scanning import serve
 from minerwatch.node.children.traced_code import PAGE, TracedCode, joined
 
 MAX_HOT_PAGES = 16
@@ -109,16 +109,17 @@ class Process:
         first, last = start // PAGE, (start + size - 1) // PAGE
         with suppress(OSError, OverflowError):
             entries = os.pread(self._pages, 8 * (last - first + 1), 8 * first)
-            readable = ORDINARY if self._may_be_device(range(first, last + 1)) else PRESENT
+            readable = self._readable(range(first, last + 1))
             present = re.match(b"(?s)(?:.{7}[" + readable + b"])*", entries)
             end = (first + (present.end() // 8 if present else 0)) * PAGE
             if end > start:
                 return os.pread(self._memory, min(size, end - start), start)
         return b""
 
-    def _may_be_device(self, pages: range) -> bool:
+    def _readable(self, pages: range) -> bytes:
+        """Return the highest bytes of entries that can be read in all of these pages."""
         found = (self._mappings.of(page * PAGE) for page in pages)
-        return any(each is not None and each.may_be_device for each in found)
+        return min((each.readable for each in found if each is not None), key=len, default=PRESENT)
 
     def close(self) -> None:
         """Close its memory."""

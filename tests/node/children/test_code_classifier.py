@@ -635,6 +635,37 @@ def test_memory_of_a_device_is_not_read(entry: int, read: int, tmp_path: Path) -
     assert (found["samples"], found["unread"]) == (read, 3 - read)
 
 
+FORKS = """
+import ctypes, mmap, os, sys, time
+try:
+    with open("/dev/zero", "r+b") as file:
+        memory = mmap.mmap(file.fileno(), 4096, flags=mmap.MAP_PRIVATE, prot=7)
+except PermissionError:
+    sys.exit("refused")
+memory.write(bytes.fromhex(sys.argv[1]))
+if not os.fork():
+    os.close(1)
+    sys.stdin.read()
+    os._exit(0)
+print(ctypes.addressof(ctypes.c_char.from_buffer(memory)), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_memory_of_dev_zero_that_fork_shares_is_read() -> None:
+    """Its pages are of no file, nor of one process alone, as those of a device."""
+    command = [sys.executable, "-c", FORKS, SALSA_QUARTER.hex()]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as forked:
+        assert forked.stdout is not None
+        address = forked.stdout.readline()
+        if not address:
+            pytest.skip("run it where /dev may hold programs")
+        stat = ProcessFiles("/proc", {}).stat(forked.pid)
+        assert stat is not None
+        found = answer(forked.pid, stat[0].id.start_ticks, [(int(address), 3, b"")])
+    assert (found["samples"], found["hashing"], found["anonymous"]) == (3, 3, 3)
+
+
 def test_code_of_32_bits_is_decoded_as_such(anonymous_code: int) -> None:
     """A segment selector chooses it (0x23), at no cost; all processors' jumps are short there.
 

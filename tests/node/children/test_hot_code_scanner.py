@@ -265,6 +265,7 @@ def test_a_program_in_the_folder_of_devices_is_read(
         ("r-xs", "/devices/card", 0xA0, True),
         ("r-xs", "/devices/card", 0x80, False),
         ("r-xp", "anon_inode:card", 0x80, False),
+        ("rwxp", "/dev/zero", 0x80, True),
     ],
 )
 def test_memory_of_a_device_is_not_read(
