@@ -10,7 +10,7 @@ standard input                                                  standard output
 ``[pid, start_ticks, is_relative, [[address, n, "code"], …]]``  ``{"samples", "unread", …}``
 ==============================================================  ==========================
 
-``address``: where code of 32 bits runs, on x86-64, its highest bit is set, and not the next one.
+``address``: bit 63 is set and bit 62 is not if the code ran in x86-64's mode of 32 bits.
 ``code``: in base64 what was copied while it was executed; if empty, it is read from the process. A
 copy that is in no mapping any more, or that a file does not have there, counts as anonymous. With
 ``is_relative`` another process executed it: it counts where this one maps code, too. ``unplaced``
@@ -47,14 +47,20 @@ from minerwatch.node.children.instruction_classes import (
     arm_class,
     x86_class,
 )
-from minerwatch.node.children.mappings import PAGE_BITS, PRESENT, Mapping, Mappings
+from minerwatch.node.children.mappings import (
+    CODE_OF_32_BITS,
+    PAGE_BITS,
+    PRESENT,
+    Mapping,
+    Mappings,
+    has_32_bits,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-CODE_OF_32_BITS = 1 << 63  # as model.py has it
 _WINDOW = 16
 _WINDOW_BYTES = {"x86_64": 128, "i686": 128, "aarch64": 64}
 _MIN_INSTRUCTIONS = 6
@@ -379,7 +385,7 @@ class Classifier:
     def _choose_decoder(self, flagged: int) -> int:
         """Return the address without what says how many bits its code has."""
         self._decoder = self._ordinary
-        if flagged >> 62 != CODE_OF_32_BITS >> 62:
+        if not has_32_bits(flagged):
             return flagged
         self._of_32_bits = self._decoder = self._of_32_bits or Decoder("i686")
         return flagged ^ CODE_OF_32_BITS

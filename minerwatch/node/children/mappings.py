@@ -45,6 +45,8 @@ ORDINARY = bytes(each for each in PRESENT if each & 0x21)
 A page of a device's own memory has neither: reading that could set off what the device does.
 """
 
+CODE_OF_32_BITS = 1 << 63  # as model.py has it
+
 _OF_THE_KERNEL = (b"[vdso]", b"[vsyscall]")
 _IN_MEMORY = (b"/memfd:", b"/dev/shm/", b"/SYSV", b"/dev/zero")
 _OF_DEVICES = (b"/dev/", b"/sys/", b"anon_inode:", b"[vvar")
@@ -88,6 +90,11 @@ class Mapping:
         """True if a file on a disk can be read here."""
         is_on_disk = self.name.startswith(b"/") and not self.name.startswith(_NOT_ON_DISK)
         return is_on_disk and self.file != "" and self.is_readable
+
+
+def has_32_bits(address: int) -> bool:
+    """Return True if CODE_OF_32_BITS was added to an address: those of the kernel have bit 62."""
+    return address >> 62 == CODE_OF_32_BITS >> 62
 
 
 def may_be_of_device(name: bytes) -> bool:
@@ -151,7 +158,7 @@ class Mappings:
         return mapping_of(address, self._listed())
 
     def _asked(self, address: int, name_bytes: int) -> Mapping:
-        """Return the mapping. Without room for its name it may be a device's, so it counts as one.
+        """Return the mapping. If ``name_bytes`` is 0 its name is unknown: it may be a device's.
 
         Raises OSError: ENOENT if there is none, ENAMETOOLONG if the name is too long.
         """
