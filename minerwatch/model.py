@@ -135,7 +135,8 @@ class FpSample(NamedTuple):
 
 
 CODE_OF_32_BITS = 1 << 63
-"""On x86-64, which decodes it in another way."""
+"""Added to the address of code that ran in x86-64's mode of 32 bits, where the same bytes are other
+instructions."""
 
 
 class CodeSample(NamedTuple):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from minerwatch.model import CODE_OF_32_BITS, ContainerKey, Facts, FactValue, ProcessId
+from minerwatch.model import ContainerKey, Facts, FactValue, ProcessId
 from minerwatch.node.hot_code import MAX_ADDRESSES, HotCodeFindings
 from minerwatch.probes.base import NO_FACTS
 from minerwatch.probes.code_schedule import Place, Spots
@@ -78,8 +78,7 @@ class _Gathering:
         if process not in self.addresses and len(self.addresses) >= _MAX_PROCESSES:
             return
         counts = self.addresses.setdefault(process, Counter())
-        for flagged, _ in spots:
-            address = flagged & ~CODE_OF_32_BITS
+        for address, _ in spots:
             if address in counts or len(counts) < 2 * MAX_ADDRESSES:
                 counts[address] += 1
 

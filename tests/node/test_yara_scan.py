@@ -738,6 +738,25 @@ def test_no_line_of_maps_stops_it(line: bytes) -> None:
     assert not mapping or mapping.end > mapping.start
 
 
+@pytest.mark.parametrize(
+    ("rights", "name", "is_read"),
+    [
+        ("rwxp", "/dev/zero", True),
+        ("rwxp", "/dev/card", False),
+        ("rwxs", "/dev/zero (deleted)", False),
+        ("rwxp", "/usr/bin/a", True),
+    ],
+)
+def test_pages_that_may_be_a_devices_are_left_out(rights: str, name: str, is_read: bool) -> None:
+    """0x80: present, of no file, and not of one process alone, as after fork(2)."""
+    match = yara_scanner.MAPS_LINE.match(f"1000-2000 {rights} 0 00:05 6 {name}".encode())
+    assert match is not None
+    mapping = yara_scanner.parse_mapping(match)
+    assert mapping is not None
+    assert bool(mapping.pages.match(b"\x80")) is is_read
+    assert mapping.pages.match(b"\xa0")
+
+
 RECORDED_MAPS = """\
 00400000-00401000 r--p 00000000 08:01 17 /usr/bin/x
 00401000-00402000 r-xp 00001000 08:01 17 /usr/bin/x

@@ -10,7 +10,7 @@ standard input                                                  standard output
 ``[pid, start_ticks, is_relative, [[address, n, "code"], …]]``  ``{"samples", "unread", …}``
 ==============================================================  ==========================
 
-``address``: where code of 32 bits runs, on x86-64, its highest bit is set, and not the next one.
+``address``: bit 63 is set and bit 62 is not if the code ran in x86-64's mode of 32 bits.
 ``code``: in base64 what was copied while it was executed; if empty, it is read from the process. A
 copy that is in no mapping any more, or that a file does not have there, counts as anonymous. With
 ``is_relative`` another process executed it: it counts where this one maps code, too.
@@ -47,21 +47,26 @@ from minerwatch.node.children.instruction_classes import (
     arm_class,
     x86_class,
 )
-from minerwatch.node.children.mappings import PAGE_BITS, Mapping, Mappings
+from minerwatch.node.children.mappings import (
+    CODE_OF_32_BITS,
+    PAGE_BITS,
+    PRESENT,
+    Mapping,
+    Mappings,
+    has_32_bits,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-CODE_OF_32_BITS = 1 << 63  # as model.py has it
 _WINDOW = 16
 _WINDOW_BYTES = {"x86_64": 128, "i686": 128, "aarch64": 64}
 _MIN_INSTRUCTIONS = 6
 _IN_PAGE = (1 << PAGE_BITS) - 1
 _ENTRY_BYTES = 8
 _PRESENT, _OF_FILE = 0x80, 0x20  # of its highest byte: bits 63 and 61
-_ORDINARY = 0x21  # 61 and 56: a file's, shared, or of this process alone
 _ENDED = (b"Z", b"X")
 _MAX_THREADS = 1000
 _MAX_PAGES = 64
@@ -83,7 +88,11 @@ _MAX_MEDIA_SHARE = 0.25
 _MAX_BRANCH_SHARE = 0.2
 _MAX_MULTIPLY_SHARE = 0.07
 """More is a generator of random numbers (Philox), or RandomX, which its pairs reveal."""
-_JUMPS = frozenset(("jmp", "call", "b", "bl"))
+_CALLS = frozenset(("call", "bl"))
+_JUMPS = frozenset(("jmp", "b", *_CALLS))
+_LEAVES = frozenset(("jmp", "b", "br", "ret"))
+_MAX_PIECES = 64
+"""Of code without a jump, decoded for one window: jumps back and forth have no end."""
 _CHECKED = SKIPPED[0] + "j"
 """First letters of what capstone does not know, and of jumps."""
 _PASSED = frozenset(("nop", SKIPPED))
@@ -152,19 +161,26 @@ class Decoder:
     def _instructions(self, code: bytes) -> Iterator[tuple[str, str]]:
         """Yield instructions in the order of execution, without what anyone may strew in.
 
-        That is no-operations, jumps and calls to a little further on, over bytes that decode as
-        something else or into the jump itself, and what capstone does not know, as reserved
-        no-operations.
+        That is no-operations, jumps and calls within the copy, over bytes that decode as something
+        else or into the jump itself, and what capstone does not know, as reserved no-operations.
+        After a call, a return or a jump out of the copy leads back behind the call.
         """
-        begins, left = 0, _WINDOW
-        while left and begins < len(code):
+        begins, left, pieces = 0, _WINDOW, _MAX_PIECES
+        callers: list[int] = []
+        while left and pieces and begins < len(code):
             ends = len(code)
+            pieces -= 1
             for at, size, mnemonic, operands in self._disassembler.disassemble(
                 code[begins:], begins, left
             ):
                 ends = at + size
-                if mnemonic in _JUMPS and at < (target := _target(operands)) < len(code):
+                name = mnemonic.rpartition(" ")[2]  # without prefixes
+                target = _target(operands) if name in _JUMPS else at
+                if target != at and 0 <= target < len(code):
+                    callers += (ends,) * (name in _CALLS)
                     ends = target
+                elif callers and name in _LEAVES:
+                    ends = callers.pop()
                 elif mnemonic not in _PASSED:
                     yield mnemonic, operands
                     left -= 1
@@ -272,8 +288,7 @@ class _Process:
     def _page(self, page: int) -> bytes:
         try:
             entry, mapping = self._entry(page), self.mappings.of(page << PAGE_BITS)
-            may_be_device = mapping is not None and mapping.may_be_device
-            if not entry & _PRESENT or (may_be_device and not entry & _ORDINARY):
+            if entry not in (PRESENT if mapping is None else mapping.readable):
                 return b""
             return os.pread(self._memory, 1 << PAGE_BITS, page << PAGE_BITS)
         except (OSError, OverflowError):
@@ -370,7 +385,7 @@ class Classifier:
     def _choose_decoder(self, flagged: int) -> int:
         """Return the address without what says how many bits its code has."""
         self._decoder = self._ordinary
-        if flagged >> 62 != CODE_OF_32_BITS >> 62:
+        if not has_32_bits(flagged):
             return flagged
         self._of_32_bits = self._decoder = self._of_32_bits or Decoder("i686")
         return flagged ^ CODE_OF_32_BITS

@@ -37,8 +37,14 @@ from typing import Any, NamedTuple
 import yara_x
 
 from minerwatch.node.children.machine_code import Decoder, Reference, References, Words, masked
-from minerwatch.node.children.mappings import Mapping, Mappings
-from minerwatch.node.children.scanning import ORDINARY, PRESENT, serve
+from minerwatch.node.children.mappings import (
+    CODE_OF_32_BITS,
+    PRESENT,
+    Mapping,
+    Mappings,
+    has_32_bits,
+)
+from minerwatch.node.children.scanning import serve
 from minerwatch.node.children.traced_code import PAGE, TracedCode, joined
 
 MAX_HOT_PAGES = 16
@@ -109,16 +115,17 @@ class Process:
         first, last = start // PAGE, (start + size - 1) // PAGE
         with suppress(OSError, OverflowError):
             entries = os.pread(self._pages, 8 * (last - first + 1), 8 * first)
-            readable = ORDINARY if self._may_be_device(range(first, last + 1)) else PRESENT
+            readable = self._readable(range(first, last + 1))
             present = re.match(b"(?s)(?:.{7}[" + readable + b"])*", entries)
             end = (first + (present.end() // 8 if present else 0)) * PAGE
             if end > start:
                 return os.pread(self._memory, min(size, end - start), start)
         return b""
 
-    def _may_be_device(self, pages: range) -> bool:
+    def _readable(self, pages: range) -> bytes:
+        """Return the highest bytes of entries that can be read in all of these pages."""
         found = (self._mappings.of(page * PAGE) for page in pages)
-        return any(each is not None and each.may_be_device for each in found)
+        return min((each.readable for each in found if each is not None), key=len, default=PRESENT)
 
     def close(self) -> None:
         """Close its memory."""
@@ -237,6 +244,16 @@ class HotCode:
         return min(abs(address - each) for each in self._sampled[max(0, index - 1) : index + 1])
 
 
+def hot_codes(
+    process: Process, decoder: Decoder, samples: Iterable[tuple[int, int]]
+) -> Iterator[HotCode]:
+    """Yield the code of ``decoder``, and that of 32 bits if it was sampled."""
+    of_32_bits = {at ^ CODE_OF_32_BITS: count for at, count in samples if has_32_bits(at)}
+    yield HotCode(process, decoder, [each for each in samples if not has_32_bits(each[0])])
+    if of_32_bits:
+        yield HotCode(process, Decoder("i686"), of_32_bits.items())
+
+
 # Rules.
 
 
@@ -318,12 +335,12 @@ def answer(
     try:
         if not process.is_same:
             return {"is_there": False}
-        code = HotCode(process, decoder, question["addresses"])
-        found = dict(code.fingerprints())
+        codes = [*hot_codes(process, decoder, question["addresses"])]
+        found = {name: mapping for code in codes for name, mapping in code.fingerprints()}
         foreign = [each for each in found if not is_of_image(process, found[each], proc)]
         return {
-            "is_there": bool(code.hot),
-            "names": names_in(code.text(), scanners),
+            "is_there": any(code.hot for code in codes),
+            "names": names_in(_GAP.join(code.text() for code in codes), scanners),
             "fingerprints": sorted(found),
             "foreign": sorted(foreign),
         }

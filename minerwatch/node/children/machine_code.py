@@ -36,7 +36,8 @@ class Decoder:
 
     def __init__(self, machine: str = platform.machine()) -> None:
         self.is_arm = machine == "aarch64"
-        self._disassembler = Disassembler(is_arm=self.is_arm, skips=True)
+        has_32_bits = machine == "i686"
+        self._disassembler = Disassembler(is_arm=self.is_arm, skips=True, has_32_bits=has_32_bits)
 
     def decoded(self, code: bytes, address: int, most: int = 0) -> Iterator[Instruction]:
         """Yield the instructions of ``code``, which lies at ``address``; all, or the first."""

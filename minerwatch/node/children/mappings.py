@@ -16,6 +16,13 @@ import time
 from bisect import bisect_right
 from struct import Struct
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import BinaryIO
+
+    _Query = Callable[[BinaryIO, int, bytearray], object]
+
 PAGE_BITS = 12
 CHUNK_BYTES = 64 << 10
 """Of the list, read between two looks at the clock."""
@@ -30,6 +37,16 @@ _NAME_BYTES = 4096  # PATH_MAX
 _RIGHTS = b"rwx"  # bits 0 to 2 of vma_flags
 _SHARED = 1 << 3
 
+PRESENT = bytes(range(0x80, 0x100))
+"""Highest bytes of page map entries of present pages (proc_pid_pagemap(5)): bit 63."""
+ORDINARY = bytes(each for each in PRESENT if each & 0x21)
+"""Those of pages that are surely memory: a file's or shared (61), or of one process alone (56).
+
+A page of a device's own memory has neither: reading that could set off what the device does.
+"""
+
+CODE_OF_32_BITS = 1 << 63  # as model.py has it
+
 _OF_THE_KERNEL = (b"[vdso]", b"[vsyscall]")
 _IN_MEMORY = (b"/memfd:", b"/dev/shm/", b"/SYSV", b"/dev/zero")
 _OF_DEVICES = (b"/dev/", b"/sys/", b"anon_inode:", b"[vvar")
@@ -41,13 +58,13 @@ class Mapping:
 
     ``file``: device and inode; empty: no file backs it. ``is_in_memory``: its file lies on no
     disk, or has no name any more. ``is_anonymous``: no file on a disk holds what it holds, and it
-    is not the kernel's. ``may_be_device``: to read it could set off what a device does, unless the
-    page map says that a page is a file's, shared, or of one process alone.
+    is not the kernel's. ``readable``: the highest bytes of page map entries of pages that can be
+    read. Where it may be a device's, these are ORDINARY.
     """
 
     __slots__ = (
         *("end", "file", "is_anonymous", "is_executable", "is_in_memory", "is_readable"),
-        *("is_writable", "may_be_device", "name", "offset", "start"),
+        *("is_writable", "name", "offset", "readable", "start"),
     )
 
     def __init__(
@@ -59,7 +76,7 @@ class Mapping:
         self.is_writable = permissions[1:2] == b"w"
         self.is_executable = permissions[2:3] == b"x"
         is_shared = permissions[3:4] == b"s"
-        self.may_be_device = is_shared or name.startswith(_OF_DEVICES)
+        self.readable = ORDINARY if is_shared or may_be_of_device(name) else PRESENT
         self.is_in_memory = name.startswith(_IN_MEMORY) or name.endswith(b" (deleted)")
         self.is_anonymous = not name.startswith(_OF_THE_KERNEL) and (
             not file
@@ -75,14 +92,28 @@ class Mapping:
         return is_on_disk and self.file != "" and self.is_readable
 
 
+def has_32_bits(address: int) -> bool:
+    """Return True if CODE_OF_32_BITS was added to an address: those of the kernel have bit 62."""
+    return address >> 62 == CODE_OF_32_BITS >> 62
+
+
+def may_be_of_device(name: bytes) -> bool:
+    """Return True if the name of a mapping may be that of a device.
+
+    Pages of /dev/zero, written and then shared by fork(2), are in no file and of no process alone.
+    """
+    return name.startswith(_OF_DEVICES) and not name.startswith(_IN_MEMORY)
+
+
 class Mappings:
-    """The mappings of a process. Raises OSError if they cannot be read.
+    """The mappings of a process. Raises OSError if they cannot be opened.
 
     ``are_all_known``: False if there are more than were read.
     """
 
-    def __init__(self, path: str, cpu_s: float) -> None:
+    def __init__(self, path: str, cpu_s: float, query: _Query = fcntl.ioctl) -> None:
         """``path``: of its list; ``cpu_s``: the CPU time for reading that."""
+        self._query = query
         self._cpu_s = cpu_s
         self.are_all_known = True
         self._file = open(path, "rb")  # noqa: PTH123, SIM115 - pathlib is slow to import
@@ -116,21 +147,25 @@ class Mappings:
 
     def _found(self, address: int) -> Mapping | None:
         if self._lines is None:
-            try:
-                return self._asked(address, _NAME_BYTES)
-            except OSError as error:
-                if error.errno == errno.ENOENT:
-                    return None
-                if error.errno == errno.ENAMETOOLONG:
-                    return self._asked(address, 0)
+            for name_bytes in (_NAME_BYTES, 0):
+                try:
+                    return self._asked(address, name_bytes)
+                except OSError as error:
+                    if error.errno == errno.ENOENT:
+                        return None
+                    if error.errno != errno.ENAMETOOLONG:
+                        break
         return mapping_of(address, self._listed())
 
     def _asked(self, address: int, name_bytes: int) -> Mapping:
-        """Return the mapping; without room for its name, as one of a device: it may be any."""
+        """Return the mapping. If ``name_bytes`` is 0 its name is unknown: it may be a device's.
+
+        Raises OSError: ENOENT if there is none, ENAMETOOLONG if the name is too long.
+        """
         name_at = ctypes.addressof(self._name) if name_bytes else 0
         self._name.value = _OF_DEVICES[0]
         query = bytearray(_QUERY.pack(_QUERY.size, 0, address, *[0] * 8, name_bytes, 0, name_at, 0))
-        fcntl.ioctl(self._file, PROCMAP_QUERY, query)
+        self._query(self._file, PROCMAP_QUERY, query)
         _, _, _, start, end, flags, _, offset, inode, major, minor, length, *_ = _QUERY.unpack(
             query
         )
@@ -153,12 +188,15 @@ class Mappings:
         until_s = time.process_time() + self._cpu_s
         lines: list[bytes] = []
         size = 0
-        while more := self._file.readlines(CHUNK_BYTES):
-            lines += more
-            size += sum(map(len, more))
-            if time.process_time() > until_s or size > _MAX_LIST_BYTES:
-                self.are_all_known = False
-                break
+        try:
+            while more := self._file.readlines(CHUNK_BYTES):
+                lines += more
+                size += sum(map(len, more))
+                if time.process_time() > until_s or size > _MAX_LIST_BYTES:
+                    self.are_all_known = False
+                    break
+        except ProcessLookupError:  # it has exited, and its parent has been informed
+            return []
         return lines
 
 

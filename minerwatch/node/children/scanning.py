@@ -15,13 +15,6 @@ import yara_x
 MAX_DATA_BYTES = 192 << 20
 """Writable memory (22 MiB are used). Each scanner reserves far more address space."""
 _MAX_MATCHES_PER_PATTERN = 4096
-PRESENT = bytes(range(0x80, 0x100))
-"""Top bytes of entries of present pages (proc_pid_pagemap(5)): bit 63."""
-ORDINARY = bytes(each for each in PRESENT if each & 0x21)
-"""Those of pages that are surely memory: a file's or shared (61), or of one process alone (56).
-
-A page of a device's own memory has neither: reading that could set off what the device does.
-"""
 _MAX_CPU_S = 20
 """RLIMIT_CPU, in case a scan exceeds its own limit."""
 

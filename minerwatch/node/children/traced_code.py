@@ -45,7 +45,8 @@ _UNCONDITIONAL = ("jmp", "b")
 class TracedCode:
     """Instructions that jumps lead to from ``starts``, and others of their functions.
 
-    ``before``: those before, and after a switch all.
+    ``before``: what stands before these in the same function; if a switch is there, also the rest
+    of the function.
     """
 
     def __init__(

@@ -41,7 +41,8 @@ from typing import Any
 
 import yara_x
 
-from minerwatch.node.children.scanning import ORDINARY, PRESENT, put, serve
+from minerwatch.node.children.mappings import ORDINARY, PRESENT, may_be_of_device
+from minerwatch.node.children.scanning import put, serve
 
 _MIB = 1 << 20
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -77,7 +78,6 @@ _PRESENT_ORDINARY = re.compile(b"[" + ORDINARY + b"]+")
 _DATA = re.compile(rb"^(?:RssAnon|RssShmem|HugetlbPages):[ \t]*(\d{1,18}) kB", re.MULTILINE)
 _OF_THE_KERNEL = (b"[vvar", b"[vdso", b"[vsyscall")
 _DATA_NAMES = (b"[stack]", b"[heap]")
-_OF_DEVICES = (b"/dev/", b"/sys/", b"anon_inode:")
 
 
 def answer(question: dict[str, Any], scanners: list[yara_x.Scanner]) -> dict[str, Any]:
@@ -346,7 +346,7 @@ def parse_mapping(match: re.Match[bytes]) -> Mapping | None:
         return None
     if not int(start, 16) < int(end, 16) <= _USER_SPACE_END:
         return None
-    only_ordinary = rights.endswith(b"s") or name.startswith(_OF_DEVICES)
+    only_ordinary = rights.endswith(b"s") or may_be_of_device(name)
     return Mapping(
         int(start, 16),
         int(end, 16),

@@ -8,12 +8,13 @@ import mmap
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minerwatch.detection.executed_code import CLASSES
@@ -21,6 +22,7 @@ from minerwatch.model import CODE_OF_32_BITS
 from minerwatch.node.children import code_classifier as classifier
 from minerwatch.node.children import mappings
 from minerwatch.node.children.code_classifier import Classifier, Decoder, Question
+from minerwatch.node.children.disassembler import Disassembler, Instruction
 from minerwatch.node.children.instruction_classes import (
     BRANCH,
     CIPHER,
@@ -419,6 +421,10 @@ def test_code_without_enough_instructions_is_hidden(anonymous_code: int) -> None
     assert (found["unread"], found["hidden"]) == (3, 3)
 
 
+DECOY = "98" * 15
+"""cwde: not executed."""
+
+
 @pytest.mark.parametrize(
     "strewn",
     [
@@ -428,6 +434,13 @@ def test_code_without_enough_instructions_is_hidden(anonymous_code: int) -> None
         pytest.param("eb0b" + "06" * 11, id="a jump over no instructions"),
         pytest.param("ebffc0", id="a jump into itself"),
         pytest.param("e80200000048b8", id="a call over the begin of a long instruction"),
+        pytest.param("e802000000eb10c3" + DECOY, id="a function that returns, before a decoy"),
+        pytest.param("e802000000eb11f3c3" + DECOY, id="one that returns with a prefix"),
+        pytest.param("e802000000eb1258ffe0" + DECOY, id="one that returns by pop and jump"),
+        pytest.param("e802000000eb1258ebfb" + DECOY, id="one that jumps back"),
+        pytest.param("e802000000eb14e900010000" + DECOY, id="one that goes on elsewhere"),
+        pytest.param("eb02eb11ebfc" + DECOY, id="a jump, and one back"),
+        pytest.param("f2eb0f" + DECOY, id="a jump with a prefix"),
         pytest.param("90" * 16, id="no-operations"),
         pytest.param("c4e27950c1", id="an instruction on vectors that capstone does not know"),
         pytest.param("62f574485848c1", id="one of vectors of 512 bits"),
@@ -449,6 +462,58 @@ def test_what_is_strewn_in_hides_no_conversion_of_pairs(strewn: str) -> None:
     assert hidden is not None
     assert hidden.mixes_pairs is plain.mixes_pairs is True
     assert sum(hidden.counts) >= 12
+
+
+def test_calls_hide_no_hash_function() -> None:
+    """Each was of a function that only returned, before floats, and the windows were of these."""
+    floats = FLOATS[:32]
+    called = b"\xe8\x02\0\0\0\xeb" + bytes([1 + len(floats)]) + b"\xc3" + floats
+    assert x86_window(((SALSA_QUARTER[:16] + called) * 3)[:128]).is_hashing
+
+
+@pytest.mark.parametrize(
+    "strewn",
+    [
+        pytest.param("05000094" + "0028611e" * 4, id="bl, over fadd"),
+        pytest.param("02000094 06000014 c0035fd6" + "0028611e" * 4, id="bl, b; ret, before fadd"),
+        pytest.param("02000014 06000014 ffffff17" + "0028611e" * 4, id="b, b, back to the second"),
+    ],
+)
+def test_calls_hide_no_hash_function_on_arm64(strewn: str) -> None:
+    mixing = bytes.fromhex("2000024a" * 4)  # eor w0, w1, w2
+    window = Decoder("aarch64").window((mixing + bytes.fromhex(strewn) + mixing * 3)[:64])
+    assert window is not None
+    assert window.is_hashing
+    assert window.counts[FLOAT] == 0
+    assert window.counts[XOR] >= 8
+
+
+JUMPING = [
+    *(b"\xe8" + bytes([at, 0, 0, 0]) for at in (0, 1, 2, 30)),
+    b"\xc3",
+    b"\x58\xff\xe0",
+    b"\x90",
+]
+JUMPING += [b"\xeb" + bytes([at & 0xFF]) for at in (-60, -7, -3, -2, -1, 0, 1, 20)]
+
+
+@given(st.lists(st.sampled_from(JUMPING), max_size=128))
+@example([b"\xe8\0\0\0\0"] * 25 + [b"\xc3"])
+@example([b"\x90", b"\xeb\xfd"])
+def test_jumps_back_and_forth_are_followed_within_bounds(parts: list[bytes]) -> None:
+    """Calls within calls that return took 0.4 s, a window."""
+    decoded = []
+
+    class Counting(Disassembler):
+        def disassemble(self, code: bytes, address: int, count: int) -> Iterator[Instruction]:
+            decoded.append(address)
+            return super().disassemble(code, address, count)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "Disassembler", Counting)
+        window = Decoder("x86_64", of_amd=True).window(b"".join(parts)[:128])
+    assert len(decoded) <= 64
+    assert window is None or sum(window.counts) <= 16
 
 
 def test_a_page_of_a_file_that_was_written_is_in_no_file(tmp_path: Path) -> None:
@@ -573,6 +638,37 @@ def test_memory_of_a_device_is_not_read(entry: int, read: int, tmp_path: Path) -
     (folder / "pagemap").write_bytes(bytes(16 + 7) + bytes([entry]))
     found = answer(7, 1, [(0x2000, 3, b"")], proc=str(tmp_path))
     assert (found["samples"], found["unread"]) == (read, 3 - read)
+
+
+FORKS = """
+import ctypes, mmap, os, sys, time
+try:
+    with open("/dev/zero", "r+b") as file:
+        memory = mmap.mmap(file.fileno(), 4096, flags=mmap.MAP_PRIVATE, prot=7)
+except PermissionError:
+    sys.exit("refused")
+memory.write(bytes.fromhex(sys.argv[1]))
+if not os.fork():
+    os.close(1)
+    sys.stdin.read()
+    os._exit(0)
+print(ctypes.addressof(ctypes.c_char.from_buffer(memory)), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_memory_of_dev_zero_that_fork_shares_is_read() -> None:
+    """Its pages are of no file, nor of one process alone, as those of a device."""
+    command = [sys.executable, "-c", FORKS, SALSA_QUARTER.hex()]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as forked:
+        assert forked.stdout is not None
+        address = forked.stdout.readline()
+        if not address:
+            pytest.skip("run it where /dev may hold programs")
+        stat = ProcessFiles("/proc", {}).stat(forked.pid)
+        assert stat is not None
+        found = answer(forked.pid, stat[0].id.start_ticks, [(int(address), 3, b"")])
+    assert (found["samples"], found["hashing"], found["anonymous"]) == (3, 3, 3)
 
 
 def test_code_of_32_bits_is_decoded_as_such(anonymous_code: int) -> None:

@@ -16,6 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minerwatch.config.schema import BUILT_IN_RULES
+from minerwatch.model import CODE_OF_32_BITS
 from minerwatch.node.children import hot_code_scanner as scanner
 from minerwatch.node.children.hot_code_scanner import (
     HotCode,
@@ -265,6 +267,7 @@ def test_a_program_in_the_folder_of_devices_is_read(
         ("r-xs", "/devices/card", 0xA0, True),
         ("r-xs", "/devices/card", 0x80, False),
         ("r-xp", "anon_inode:card", 0x80, False),
+        ("rwxp", "/dev/zero", 0x80, True),
     ],
 )
 def test_memory_of_a_device_is_not_read(
@@ -430,6 +433,40 @@ def test_an_answer_has_names_and_no_code(memory: Memory) -> None:
     assert broken == []
     found = answer(Decoder("x86_64"), question(code), scanners)
     assert found == {"is_there": True, "names": ["Marked"], "fingerprints": [], "foreign": []}
+
+
+TURNS = r'rule Turns { strings: $a = "\x1frol32.7;" condition: $a }'
+
+
+def test_hot_code_of_32_bits_is_decoded_as_such(memory: Memory) -> None:
+    """dec eax; mov eax, 0; rol ecx, 7; nop: of 64 bits it is one number, and had no name."""
+    code = memory.map(bytes.fromhex("48b800000000c1c10790") * 9, READ | EXECUTE)
+    scanners, _ = scanners_of([[TURNS, ""]], 5)
+    for address, names in ((code, []), (code | CODE_OF_32_BITS, ["Turns"])):
+        found = answer(Decoder("x86_64"), question(address), scanners)
+        assert (found["is_there"], found["names"]) == (True, names)
+    both = question(code, addresses=[[code, 9], [code | CODE_OF_32_BITS, 1]])
+    assert answer(Decoder("x86_64"), both, scanners)["names"] == ["Turns"]
+    nowhere = question((1 << 64) - 1)
+    assert answer(Decoder("x86_64"), nowhere, scanners)["names"] == []
+
+
+FLOATS = bytes.fromhex("f30fe6c0660f5800 f30fe6c9660f5cc1 f3410fe6c0660f5ec8")
+ROOT = bytes.fromhex("660f5100")
+"""sqrtpd xmm0, [rax]"""
+
+
+@pytest.mark.parametrize(("end", "names"), [(b"", ["RandomX_Interpreter"]), (RETURN, [])])
+def test_two_functions_close_by_are_not_one(end: bytes, names: list[str], memory: Memory) -> None:
+    """What a rule expects in one function was in two, and they were put closer than they are."""
+    first = (FLOATS + end).ljust(256, b"\xcc" if end else b"\x90")
+    code = memory.map(first + ROOT + RETURN, READ | EXECUTE)
+    rules = (BUILT_IN_RULES / "compute" / "functions.hot.yar").read_text()
+    scanners, broken = scanners_of([[rules, ""]], 5)
+    assert broken == []
+    addresses = [[code, 9], [code + len(first), 9]]
+    found = answer(Decoder("x86_64"), question(code, addresses=addresses), scanners)
+    assert found["names"] == names
 
 
 @pytest.mark.parametrize("changes", [{"start_ticks": 1}, {"pid": 1 << 22, "task_path": "4194304"}])

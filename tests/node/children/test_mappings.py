@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import subprocess
@@ -14,7 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minerwatch.node.children import mappings
-from minerwatch.node.children.mappings import Mapping, Mappings, largest_file_mib, mapping_of
+from minerwatch.node.children.mappings import (
+    ORDINARY,
+    PRESENT,
+    Mapping,
+    Mappings,
+    largest_file_mib,
+    mapping_of,
+)
 
 MAPS = b"""\
 00400000-00401000 r-xp 00000000 fe:01 1234                               /usr/bin/a
@@ -70,8 +78,19 @@ def test_an_address_between_mappings(address: int) -> None:
 def test_mappings_of_devices(address: int) -> None:
     mapping = mapping_of(address, MAPS.splitlines())
     assert mapping is not None
-    assert mapping.may_be_device
+    assert mapping.readable == ORDINARY
     assert mapping.is_anonymous  # it is on no disk
+
+
+def test_memory_of_no_device_in_their_folder() -> None:
+    for rights, name, readable in (
+        (b"rwxp", b"/dev/zero", PRESENT),
+        (b"rwxp", b"/dev/shm/x", PRESENT),
+        (b"rwxs", b"/dev/zero (deleted)", ORDINARY),
+        (b"rwxp", b"/dev/card", ORDINARY),
+        (b"rwxp", b"/usr/bin/a", PRESENT),
+    ):
+        assert Mapping(0, 4096, rights, 0, "00:05:6", name).readable == readable
 
 
 @given(st.binary(max_size=200), st.integers(0, (1 << 64) - 1))
@@ -158,9 +177,38 @@ def test_a_file_with_too_long_a_name_may_be_any(tmp_path: Path) -> None:
         assert found.are_all_known
         assert mapping is not None
         assert mapping.is_anonymous
-        assert mapping.may_be_device
+        assert mapping.readable == ORDINARY
         found.close()
         process.kill()
+
+
+@pytest.mark.parametrize(
+    ("last", "is_listed"), [(errno.ENOENT, False), (errno.ESRCH, True), (errno.ENAMETOOLONG, True)]
+)
+def test_a_mapping_that_changes_between_two_queries(
+    last: int, is_listed: bool, unlinked: int
+) -> None:
+    """A tenant mapped and unmapped a file with too long a name, and the child exited."""
+    errors = [last, errno.ENAMETOOLONG]
+
+    def fail(*_: object) -> None:
+        raise OSError(errors.pop(), "")
+
+    found = Mappings("/proc/self/maps", 1.0, query=fail)
+    assert (found.of(unlinked) is not None) is is_listed
+    assert errors == []
+    found.close()
+
+
+def test_a_process_that_was_waited_for_has_none() -> None:
+    """Its list cannot be read any more, and the child exited."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        found = Mappings(f"/proc/{process.pid}/maps", 1.0)
+        process.kill()
+    assert not found.exist()
+    assert found.of(1 << 12) is None
+    assert found.largest_file_mib() == 0.0
+    found.close()
 
 
 def test_a_process_that_has_exited_has_none() -> None:
