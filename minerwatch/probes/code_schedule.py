@@ -21,6 +21,9 @@ data set for 100 s of CPU time, which many threads do in some seconds."""
 _MAX_ADDRESSES = 200
 _MAX_ADDRESSES_OF_ONE = 40
 """Classified a second, on the node and of one pod or container."""
+_AVOIDED_S = 60.0
+_MAX_CPU_S_OF_ONE = 0.5
+"""CPU time of the child for one owner in a minute: a process may have 65,000 mappings."""
 _FAST_S = 0.1
 _FAST_FOR_S = 10.0
 _BETWEEN_FAST_S = (10.0, 30.0)
@@ -122,6 +125,32 @@ class Bounds:
                 self._counts[owner] += 1
                 chosen.append(each)
         return chosen
+
+
+class Avoided:
+    """Owners whose code takes too long to read, or makes the child hang: left out for a minute."""
+
+    def __init__(self) -> None:
+        self._until: dict[Hashable, tuple[float, bool]] = {}
+        self._spent_s: Counter[Hashable] = Counter()
+        self._minute = 0
+
+    def of(self, owner: Hashable, now_s: float) -> tuple[bool, bool]:
+        """Return True if it is left alone; and True if what was copied of it is decoded then."""
+        until_s, copies_only = self._until.get(owner, (now_s, False))
+        return until_s > now_s, copies_only
+
+    def add(self, owner: Hashable, now_s: float, *, copies_only: bool) -> None:
+        """Leave it alone from now on; ``copies_only``: but for what was copied."""
+        self._until = {each: of for each, of in self._until.items() if of[0] > now_s}
+        self._until[owner] = now_s + _AVOIDED_S, copies_only
+
+    def is_costly(self, owner: Hashable, took_s: float, now_s: float, *, is_read: bool) -> bool:
+        """Count CPU time for code that was read, or copied; return True if it is too much."""
+        if int(now_s / _AVOIDED_S) != self._minute:
+            self._minute, self._spent_s = int(now_s / _AVOIDED_S), Counter()
+        self._spent_s[owner, is_read] += took_s  # type: ignore[assignment]
+        return self._spent_s[owner, is_read] > _MAX_CPU_S_OF_ONE
 
 
 class Rounds:

@@ -28,6 +28,7 @@ from minerwatch.node.executed_code import Copies
 from minerwatch.node.guarded_child import CHILDREN, GuardedProgram
 from minerwatch.probes.base import NO_FACTS
 from minerwatch.probes.code_schedule import (
+    Avoided,
     Bounds,
     Pace,
     Place,
@@ -53,13 +54,8 @@ _MAX_TAKE_S = 4.0
 """For the questions about one read: several owners may each make the child hang."""
 _FIXED_BELOW = 1 << 32
 """Programs linked to fixed addresses lie below: another program has other code at the same one."""
-_AVOIDED_S = 60.0
-_NOT_AVOIDED = (0.0, False)
 _MAX_COUNT = 1 << 20
 _MAX_PAGE_NAME = 64
-_MAX_CPU_S_OF_ONE = 0.5
-"""CPU time of the child for one owner in a minute: a process may have 65,000 mappings."""
-
 _NO_PROCESS = ProcessId(0, 0)
 """In place of a process that is not read for a while: only its copies are classified."""
 
@@ -211,11 +207,7 @@ class ExecutedCode:
         self._containers: dict[ContainerKey, _Known] = {}
         self._news: set[ContainerKey] = set()
         self._located: dict[int, Place | None] = {}
-        self._avoided: dict[
-            Hashable, tuple[float, bool]
-        ] = {}  # until when; True: copies are decoded
-        self._spent_s: Counter[Hashable] = Counter()  # of the child in this minute
-        self._minute = 0
+        self._avoided = Avoided()
         self._bounds, self._rounds, self._of_young = Bounds(), Rounds(), Rounds((0.0, 0.0))
         self._asked_s = 0.0
         self._closing = threading.Event()
@@ -321,10 +313,7 @@ class ExecutedCode:
                 return
             if time.monotonic() > until_s:
                 self._failures["left"] += counts.total()
-            elif (
-                place.process == _NO_PROCESS
-                or self._avoided.get(place.owner, _NOT_AVOIDED)[0] <= now_s
-            ):
+            elif place.process == _NO_PROCESS or not self._avoided.of(place.owner, now_s)[0]:
                 self._asked_s = now_s
                 self._classify(place, counts, now_s)
         if now_s - self._asked_s >= _IDLE_S:
@@ -335,10 +324,10 @@ class ExecutedCode:
         due: list[tuple[Place, Spot]] = []
         is_round = self._rounds.is_on(now_s)
         for at, spots in by_place.items():
-            until_s, copies_only = self._avoided.get(at.owner, _NOT_AVOIDED)
-            if until_s > now_s and not copies_only:
+            is_avoided, copies_only = self._avoided.of(at.owner, now_s)
+            if is_avoided and not copies_only:
                 continue
-            place = at._replace(process=_NO_PROCESS, is_relative=True) if until_s > now_s else at
+            place = at._replace(process=_NO_PROCESS, is_relative=True) if is_avoided else at
             if not self._is_known(place) or (place.is_relative and is_round):
                 due += [(place, spot) for spot in spots]  # relatives may exit soon
             elif is_round and not place.is_relative:
@@ -430,19 +419,13 @@ class ExecutedCode:
                 self._keep(place, answer, now_s)
 
     def _charge(self, place: Place, took_s: float, now_s: float) -> None:
-        """Leave the owner alone for a minute if its code is costly to read, or its copies are."""
-        if int(now_s / _AVOIDED_S) != self._minute:
-            self._minute, self._spent_s = int(now_s / _AVOIDED_S), Counter()
         is_read = place.process != _NO_PROCESS
-        self._spent_s[place.owner, is_read] += took_s  # type: ignore[assignment]
-        if self._spent_s[place.owner, is_read] > _MAX_CPU_S_OF_ONE:
+        if self._avoided.is_costly(place.owner, took_s, now_s, is_read=is_read):
             self._failures["costly"] += 1
             self._avoid(place.owner, now_s, copies_only=is_read)
 
     def _avoid(self, owner: Hashable, now_s: float, *, copies_only: bool = False) -> None:
-        """Leave an owner alone for a minute; ``copies_only``: what was copied may be decoded."""
-        self._avoided = {each: of for each, of in self._avoided.items() if of[0] > now_s}
-        self._avoided[owner] = now_s + _AVOIDED_S, copies_only and self._sampler.copies_code
+        self._avoided.add(owner, now_s, copies_only=copies_only and self._sampler.copies_code)
 
     def _keep(self, place: Place, answer: CodeAnswer, now_s: float) -> None:
         if place.is_relative:
