@@ -108,7 +108,7 @@ class CodeAnswer(msgspec.Struct):
     cpu_s: float = 0.0
     kernel_s: float = 0.0
     file_mib: float = 0.0
-    is_cut: bool = False
+    is_cut: int = 0
     took_s: float = 0.0
 
     def checked(self, sent: int) -> CodeAnswer:
@@ -117,12 +117,12 @@ class CodeAnswer(msgspec.Struct):
         others = (self.unread, self.of_unknown_origin, self.hidden, self.pairs)
         counts = (self.samples, *others, *parts, *self.classes)
         most = max(*parts, sum(self.classes) / INSTRUCTIONS)
-        classified = self.samples + self.of_unknown_origin
         is_sound = (
-            classified + self.unread == sent
-            and self.pairs <= classified
+            self.samples + self.of_unknown_origin + self.unread == sent
+            and self.pairs <= self.samples + self.of_unknown_origin
             and self.hidden <= self.unread
-            and len(self.classes) in ({len(CLASSES)} if classified else {0, len(CLASSES)})
+            and len(self.classes)
+            in ({len(CLASSES)} if self.samples or self.of_unknown_origin else {0, len(CLASSES)})
             and all(0 <= each <= _MAX_COUNT for each in (*counts, *self.pages.values()))
             and most <= self.samples
             and sum(self.pages.values()) <= self.samples
@@ -412,7 +412,7 @@ class ExecutedCode:
         else:
             self._charge(place, answer.took_s, now_s)
             self._failures["unread"] += answer.unread
-            self._failures["too_large"] += answer.is_cut
+            self._failures["too_large"] += answer.is_cut > 0
             if not self._sampler.copies_code:
                 answer.hidden = 0
             if answer.samples or answer.of_unknown_origin or answer.hidden:
