@@ -208,6 +208,18 @@ def _remove(folder: Path) -> None:
             return
 
 
+def open_files() -> set[tuple[str, str]]:
+    """Number and target of each file that this process has open.
+
+    Compare two of these, not their sizes: what other tests left open may be closed in between.
+    """
+    found: set[tuple[str, str]] = set()
+    for each in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.add((each.name, str(each.readlink())))
+    return found
+
+
 @contextmanager
 def no_files_left(spare: int = 0) -> Iterator[None]:
     """This process may open so many more files, no others."""

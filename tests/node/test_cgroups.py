@@ -16,7 +16,7 @@ import pytest
 from minerwatch.model import ContainerKey
 from minerwatch.node.cgroup_state import IDLE_CHECK_TICKS, CgroupBounds
 from minerwatch.node.cgroups import CgroupTree
-from tests.conftest import TOP, CgroupFolders, Programs, no_files_left, private_sys
+from tests.conftest import TOP, CgroupFolders, Programs, no_files_left, open_files, private_sys
 from tests.node.cgroup_nodes import (
     ID,
     NODES,
@@ -366,7 +366,7 @@ def test_without_open_files_left_counters_are_opened_each_time(cgroups: CgroupFo
     for number in range(30):
         cgroups.make(f"{TOP}{POD}/{number:064x}")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    in_use = len(os.listdir("/proc/self/fd"))
+    in_use = len(open_files())
     resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 8, hard))
     try:
         tree = real_tree()
@@ -379,8 +379,8 @@ def test_without_open_files_left_counters_are_opened_each_time(cgroups: CgroupFo
 
 
 def test_half_of_the_files_are_left_to_others(cgroups: CgroupFolders) -> None:
-    before = len(os.listdir("/proc/self/fd"))
-    most = 2 * before + 20  # of which half is free
+    before = open_files()
+    most = 2 * len(before) + 20  # of which half is free
     containers = most // 2 + 10
     for number in range(containers):
         cgroups.make(f"{TOP}/docker/{number:064x}")
@@ -389,20 +389,20 @@ def test_half_of_the_files_are_left_to_others(cgroups: CgroupFolders) -> None:
     try:
         tree = CgroupTree(Path("/sys"), Path("/proc"))
         found = tree.tick()
-        assert len(os.listdir("/proc/self/fd")) - before <= most // 2
+        assert len(open_files() - before) <= most // 2
         assert tree.failures["open_files"] > 0
         ours = [key for key in found.cpu_s if key.cgroup.startswith(f"{TOP}/docker/")]
         assert len(ours) == containers
         tree.close()
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert not open_files() - before
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_closing_gives_every_file_back(cgroups: CgroupFolders) -> None:
     cgroups.make(f"{TOP}{POD}/{ID}")
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     tree = real_tree()
     tree.tick()
     tree.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not open_files() - before

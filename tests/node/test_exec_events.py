@@ -14,7 +14,7 @@ import pytest
 
 from minerwatch.errors import SourceUnavailableError
 from minerwatch.node.exec_events import ExecEvents, exec_pid
-from tests.conftest import Programs
+from tests.conftest import Programs, open_files
 from tests.waiting import PATIENCE_S
 
 
@@ -167,9 +167,9 @@ def test_programs_that_fill_the_buffer_hinder_no_subscription(
 
 
 def test_closing_gives_the_socket_back() -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     try:
         ExecEvents().close()
     except SourceUnavailableError as error:
         pytest.skip(f"run it as root of a host: {error}")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not open_files() - before

@@ -26,7 +26,7 @@ from minerwatch.node.task_iterator import (
     TaskIterator,
     TaskTable,
 )
-from tests.conftest import Programs, environment_of_this_python
+from tests.conftest import Programs, environment_of_this_python, open_files
 from tests.node.task_rows import tasks_of
 from tests.waiting import until
 
@@ -210,10 +210,10 @@ def test_it_can_be_closed_and_opened_again() -> None:
         first = TaskIterator()
     except SourceUnavailableError as error:
         pytest.skip(f"run it as root of a host: {error}")
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     for _ in range(3):
         list(first.rows())
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not open_files() - before
     first.close()
     second = TaskIterator()
     assert list(second.rows())

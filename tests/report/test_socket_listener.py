@@ -20,7 +20,7 @@ from minerwatch.api import client as report_client
 from minerwatch.errors import ListenError, OrderError
 from minerwatch.report.http_server import Answer, Limits, Posts, Routes
 from minerwatch.report.socket_listener import SocketListener
-from tests.conftest import needs_root
+from tests.conftest import needs_root, open_files
 from tests.waiting import PATIENCE_S, until
 
 
@@ -208,11 +208,11 @@ def test_a_path_that_cannot_be_listened_on_is_told_in_one_line(tmp_path: Path, f
 def test_nothing_is_left_open_where_listening_fails(path: Path) -> None:
     path.parent.mkdir()
     path.touch()
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_files()
     for _ in range(5):
         with pytest.raises(ListenError):
             SocketListener(path, ROUTES)
-    assert len(set(os.listdir("/proc/self/fd"))) == len(before)
+    assert not open_files() - before
 
 
 # Orders.
