@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter, deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -14,10 +15,15 @@ from minerwatch.model import ContainerKey, ProcessId
 _ROUND_S = 10
 _BETWEEN_ROUNDS_S = (90.0, 180.0)
 """Drawn at random, so that nothing can pause while it is looked at."""
-_AGAIN_AT_AGES_S = (30.0, 120.0)
-_AGAIN_FOR_S = 6.0
-"""When a process is classified besides: it may have prepared its work until then. RandomX fills its
-data set for 100 s of CPU time, which many threads do in some seconds."""
+_PAGE = 4096
+_PAGE_BITS = 2039
+_CHECKED_EVERY = 8
+_NEW_PAGE_WEIGHT = 1 / 16
+_CHANGED_SHARE = 0.6
+"""A process has changed if so many of the last samples, one of 8, are in pages not classified."""
+_CHANGED_FOR_S = 10.0
+_BETWEEN_CHANGES_S = (30.0, 160.0)
+"""At first, twice as long each time, and at most."""
 _MAX_ADDRESSES = 200
 _MAX_ADDRESSES_OF_ONE = 40
 """Classified a second, on the node and of one pod or container."""
@@ -39,9 +45,10 @@ Spot = tuple[int, bytes]
 
 
 class Spots(Protocol):
-    """The spots of one process: a list, or what makes them while it is iterated over."""
+    """The spots of one process: a list, or what makes them when they are asked for."""
 
     def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Spot: ...
     def __iter__(self) -> Iterator[Spot]: ...
 
 
@@ -89,9 +96,40 @@ class Pace:
         return min(usual_s, max(_FAST_S, cost_s / _MAX_FAST_SHARE))
 
 
-def is_due_again(age_s: float) -> bool:
-    """Return True if a process that was first classified so long ago is, once more."""
-    return any(each <= age_s < each + _AGAIN_FOR_S for each in _AGAIN_AT_AGES_S)
+class HotPages:
+    """The pages of one process whose code was classified, to notice when it executes others.
+
+    RandomX fills its data set first. There is a bit for each page, by its number modulo a prime:
+    a new page may seem known. What changes its pages too often for this waits for a round.
+    """
+
+    __slots__ = ("_bits", "_pause_s", "_share", "_since_s")
+
+    def __init__(self) -> None:
+        """No page is known."""
+        self._bits = 0
+        self._share = 0.0  # of new pages, in the last samples
+        self._since_s = -math.inf  # when it changed last
+        self._pause_s = 0.0  # from then to the next time
+
+    def add(self, addresses: Iterable[int]) -> None:
+        """Note where code was classified."""
+        for address in addresses:
+            self._bits |= 1 << address // _PAGE % _PAGE_BITS
+
+    def have_changed(self, spots: Spots, now_s: float) -> bool:
+        """Return True, for ten seconds, when most of the process' samples are in new pages."""
+        if now_s < self._since_s + _CHANGED_FOR_S:
+            return True
+        for index in range(0, len(spots), _CHECKED_EVERY):
+            is_new = ~self._bits >> spots[index][0] // _PAGE % _PAGE_BITS & 1
+            self._share += (is_new - self._share) * _NEW_PAGE_WEIGHT
+        if self._share < _CHANGED_SHARE or now_s < self._since_s + self._pause_s:
+            return False
+        least_s, most_s = _BETWEEN_CHANGES_S
+        self._since_s, self._share = now_s, 0.0
+        self._pause_s = min(most_s, max(least_s, 2 * self._pause_s))
+        return True
 
 
 class Bounds:

@@ -3,7 +3,7 @@
 A thread reads the samples every second or two, and ten times a second for a while where processes
 exit before that. Samples of processes that are not known yet are classified at once, because
 short-lived ones are soon gone; of known ones those of some seconds, from time to time, together,
-and more often while they are young.
+and when most are in other pages than before.
 Containers take turns. Where the code was not copied while it was executed, it is read from the
 process, or if that has exited, from another one of its container, which may have the same code.
 """
@@ -30,12 +30,12 @@ from minerwatch.probes.base import NO_FACTS
 from minerwatch.probes.code_schedule import (
     Avoided,
     Bounds,
+    HotPages,
     Pace,
     Place,
     Rounds,
     Spot,
     Spots,
-    is_due_again,
 )
 from minerwatch.probes.hot_code import HotCode
 from minerwatch.worker import Worker
@@ -151,9 +151,12 @@ class _SpotsAt:
     def __len__(self) -> int:
         return len(self._indexes)
 
+    def __getitem__(self, index: int) -> Spot:
+        _, address, _, code = self._samples[self._indexes[index]]
+        return address, code
+
     def __iter__(self) -> Iterator[Spot]:
-        for _, address, _, code in map(self._samples.__getitem__, self._indexes):
-            yield address, code
+        return map(self.__getitem__, range(len(self)))
 
 
 class _Question(msgspec.Struct, array_like=True):
@@ -169,7 +172,7 @@ class _Known:
     """The tally of one process or container."""
 
     tally: CodeTally = field(default_factory=CodeTally)
-    since_s: float = 0.0  # when a process was classified first
+    pages: HotPages = field(default_factory=HotPages)  # of a process
     io_bytes: int = 0  # of the process, at the last answer
     cpu_s: float = 0.0
     kernel_s: float = 0.0
@@ -208,7 +211,7 @@ class ExecutedCode:
         self._news: set[ContainerKey] = set()
         self._located: dict[int, Place | None] = {}
         self._avoided = Avoided()
-        self._bounds, self._rounds, self._of_young = Bounds(), Rounds(), Rounds((0.0, 0.0))
+        self._bounds, self._rounds, self._of_changed = Bounds(), Rounds(), Rounds((0.0, 0.0))
         self._asked_s = 0.0
         self._closing = threading.Event()
         self._thread = Worker("executed_code", self._serve).start()
@@ -332,8 +335,8 @@ class ExecutedCode:
                 due += [(place, spot) for spot in spots]  # relatives may exit soon
             elif is_round and not place.is_relative:
                 self._failures["left"] += self._rounds.add(place, spots, now_s)
-            elif not place.is_relative and is_due_again(self._age_s(place.process, now_s)):
-                self._failures["left"] += self._of_young.add(place, spots, now_s)
+            elif not place.is_relative and self._has_changed(place.process, spots, now_s):
+                self._failures["left"] += self._of_changed.add(place, spots, now_s)
         return due
 
     def _by_place(self, samples: Sequence[PlainSample], now_s: float) -> Mapping[Place, Spots]:
@@ -379,13 +382,13 @@ class ExecutedCode:
         known = self._known(place.container if place.is_relative else place.process)
         return known is not None and known.tally.seen >= _KNOWN_SAMPLES
 
-    def _age_s(self, process: ProcessId, now_s: float) -> float:
-        found = self._processes.get(process)
-        return now_s - found[1].since_s if found is not None else 0.0
+    def _has_changed(self, process: ProcessId, spots: Spots, now_s: float) -> bool:
+        known = self._known(process)
+        return known is not None and known.pages.have_changed(spots, now_s)
 
     def _of_round(self, now_s: float) -> Iterator[tuple[Place, Counter[Spot]]]:
         """Yield known processes within the bounds of a second: at least one, after new ones."""
-        while (found := self._rounds.next(now_s) or self._of_young.next(now_s)) is not None:
+        while (found := self._rounds.next(now_s) or self._of_changed.next(now_s)) is not None:
             self._bounds.count(found[0].owner, len(found[1]))
             yield found
             if self._bounds.is_reached:
@@ -416,7 +419,7 @@ class ExecutedCode:
             if not self._sampler.copies_code:
                 answer.hidden = 0
             if answer.samples or answer.of_unknown_origin or answer.hidden:
-                self._keep(place, answer, now_s)
+                self._keep(place, answer, counts)
 
     def _charge(self, place: Place, took_s: float, now_s: float) -> None:
         is_read = place.process != _NO_PROCESS
@@ -427,15 +430,16 @@ class ExecutedCode:
     def _avoid(self, owner: Hashable, now_s: float, *, copies_only: bool = False) -> None:
         self._avoided.add(owner, now_s, copies_only=copies_only and self._sampler.copies_code)
 
-    def _keep(self, place: Place, answer: CodeAnswer, now_s: float) -> None:
+    def _keep(self, place: Place, answer: CodeAnswer, counts: Counter[Spot]) -> None:
         if place.is_relative:
             self._keep_of_container(place, answer)
             return
         with self._lock:
             self._news.add(place.container)
             is_new = place.process not in self._processes
-            known = self._processes.pop(place.process, (place, _Known(since_s=now_s)))
+            known = self._processes.pop(place.process, (place, _Known()))
             self._processes[place.process] = known
+            known[1].pages.add(address for address, _ in counts)
             known[1].tally.make_room(answer.samples)
             container = self._containers.setdefault(place.container, _Known())
             for tally in (known[1].tally, container.tally):

@@ -179,14 +179,14 @@ def test_a_known_process_is_looked_at_in_rounds_only(mixing: int) -> None:
             address, count = (mixing, 40) if second < 6 else (64, 10)
             probe.take(times(count, os.getpid(), address), float(second))
             seen.append(dict(probe.failures())["unread"] > before)
-        # one question about all samples of ten seconds, of each round and at some ages
-        assert 3 <= sum(seen[:140]) <= 6
-        assert 3 <= sum(seen[140:]) <= 9
+        # one question about all samples of ten seconds, of each round
+        assert 1 <= sum(seen[:90]) <= 2
+        assert 3 <= sum(seen[90:]) <= 9
     finally:
         probe.close()
 
 
-@pytest.mark.parametrize("prepared_s", [10, 25, 50, 100])
+@pytest.mark.parametrize("prepared_s", [10, 25, 50, 100, 400])
 def test_what_a_process_does_once_it_is_prepared_is_known_soon(
     prepared_s: int, mixing: int
 ) -> None:
@@ -201,8 +201,7 @@ def test_what_a_process_does_once_it_is_prepared_is_known_soon(
             for second in range(prepared_s):
                 probe.take(times(20, os.getpid(), preparing), float(second))
             assert probe.facts(me().process)["HashCodeShare"] == 0.0
-            later = range(prepared_s, 140 if prepared_s > 25 else 50)
-            for second in later:
+            for second in range(prepared_s, prepared_s + 35):
                 probe.take(times(20, os.getpid(), mixing), float(second))
             assert float(str(probe.facts(me().process)["HashCodeShare"])) >= 0.4
         finally:
