@@ -255,11 +255,8 @@ class ExecutedCode:
             for key in self._containers.keys() - containers:
                 del self._containers[key]
             self._news.intersection_update(containers)
-            gone = [
-                process
-                for process, (place, _) in self._processes.items()
-                if place.container not in containers
-            ]
+            of = self._processes
+            gone = [each for each, (at, _) in of.items() if at.container not in containers]
             for process in gone:
                 del self._processes[process]
             self._located = {}
