@@ -67,7 +67,7 @@ def test_programs_of_a_third_of_a_second_are_known_by_the_code_of_their_file(
         probe = ExecutedCode(sampler, Session(parent.pid))
         try:
             until(  # the first samples may be of how the programs start
-                lambda: probe.facts(HERE).get("HashCodeShare", 0.0) >= 0.4,
+                lambda: float(str(probe.facts(HERE).get("HashCodeShare", 0.0))) >= 0.4,
                 lambda: f"{probe.facts(HERE)}, {dict(probe.failures())}",
             )
             assert probe.facts(HERE)["AnonymousCodeShare"] == 0.0
