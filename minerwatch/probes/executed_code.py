@@ -117,12 +117,12 @@ class CodeAnswer(msgspec.Struct):
         others = (self.unread, self.of_unknown_origin, self.hidden, self.pairs)
         counts = (self.samples, *others, *parts, *self.classes)
         most = max(*parts, sum(self.classes) / INSTRUCTIONS)
+        decoded = self.samples + self.of_unknown_origin
         is_sound = (
-            self.samples + self.of_unknown_origin + self.unread == sent
-            and self.pairs <= self.samples + self.of_unknown_origin
+            decoded + self.unread == sent
+            and self.pairs <= decoded
             and self.hidden <= self.unread
-            and len(self.classes)
-            in ({len(CLASSES)} if self.samples or self.of_unknown_origin else {0, len(CLASSES)})
+            and len(self.classes) in ({len(CLASSES)} if decoded else {0, len(CLASSES)})
             and all(0 <= each <= _MAX_COUNT for each in (*counts, *self.pages.values()))
             and most <= self.samples
             and sum(self.pages.values()) <= self.samples

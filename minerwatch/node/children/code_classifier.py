@@ -127,11 +127,11 @@ class Decoder:
         """Raises KeyError for a machine that it does not know. ``of_amd``: if not this one."""
         self.window_bytes = _WINDOW_BYTES[machine]
         self.windows: dict[bytes, Window] = {}
-        is_arm, has_32_bits = machine == "aarch64", machine == "i686"
-        self._disassembler = Disassembler(is_arm=is_arm, skips=True, has_32_bits=has_32_bits)
+        is_arm, is_32_bits = machine == "aarch64", machine == "i686"
+        self._disassembler = Disassembler(is_arm=is_arm, skips=True, has_32_bits=is_32_bits)
         self._class_of = arm_class if is_arm else x86_class
         self._is_x86 = not is_arm
-        self._has_short_jumps = has_32_bits or (is_amd() if of_amd is None else of_amd)
+        self._has_short_jumps = is_32_bits or (is_amd() if of_amd is None else of_amd)
         self._vectors = ("v", "q") if is_arm else ("mm", "xmm", "ymm", "zmm")
 
     def window(self, code: bytes) -> Window | None:
@@ -346,7 +346,7 @@ class Classifier:
         return None
 
     def _counts(self, process: _Process | None, question: Question) -> dict[str, Any]:
-        unread = samples = hashing = anonymous = pairs = unplaced = 0
+        unread = samples = hashing = anonymous = pairs = of_unknown_origin = 0
         classes = [0] * CLASSES
         pages: dict[str, int] = {}
         for flagged, count, copy in question.spots:
@@ -360,7 +360,7 @@ class Classifier:
                 continue
             pairs += count * window.mixes_pairs
             if not is_from_there:
-                unplaced += count
+                of_unknown_origin += count
                 continue
             samples += count
             hashing += count * window.is_hashing
@@ -372,7 +372,7 @@ class Classifier:
         counts = {
             "samples": samples,
             "unread": unread,
-            "of_unknown_origin": unplaced,
+            "of_unknown_origin": of_unknown_origin,
             "hidden": 0 if process is None or question.is_relative else unread,
             "hashing": hashing,
             "anonymous": anonymous,
