@@ -373,6 +373,47 @@ def test_another_process_under_the_same_number_is_not_read(anonymous_code: int) 
     assert answer(2**22, 1, spots) == {"unread": 5}  # it has exited
 
 
+@pytest.mark.xfail(reason="copies are dropped with the process's memory")
+def test_copies_of_a_process_that_is_a_zombie_count_for_pairs() -> None:
+    """It still has its number, so they are of no other process."""
+    with subprocess.Popen(["true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        stat = Path(f"/proc/{process.pid}/stat").read_text()
+        ticks = int(stat.rpartition(")")[2].split()[19])
+        found = answer(process.pid, ticks, [(0x200000000000, 3, MIXED_PAIRS)])
+    assert (found.get("of_unknown_origin"), found.get("pairs")) == (3, 3)
+
+
+@pytest.mark.nightly  # makes a thousand threads
+@pytest.mark.xfail(reason="a living thread is looked for among the first thousand")
+def test_a_thousand_threads_that_stay_as_zombies_hide_nothing(tmp_path: Path) -> None:
+    """A hash function beside them was clear: it had no samples."""
+    program = str(tmp_path / "ended_threads")
+    source = Path(__file__).parents[2] / "targets" / "ended_threads.c"
+    subprocess.run(["cc", "-O1", "-pthread", "-o", program, source], check=True)
+    with subprocess.Popen([program, "1100"], stdout=subprocess.PIPE) as tracer:
+        assert tracer.stdout is not None
+        try:
+            task = Path(f"/proc/{int(tracer.stdout.readline())}/task")
+            until(lambda: _states(task).count("Z") > 1100)
+            last = max(task.iterdir(), key=lambda each: int(each.name))
+            start = next(
+                int(line.partition("-")[0], 16)
+                for line in (last / "maps").read_text().splitlines()
+                if " r-xp " in line and line.endswith(program)
+            )
+            ticks = int((task.parent / "stat").read_text().rpartition(")")[2].split()[19])
+            found = answer(int(task.parent.name), ticks, [(start, 1, b"")])
+        finally:
+            tracer.kill()
+    assert found.get("samples") == 1
+
+
+def _states(task: Path) -> list[str]:
+    stats = [(each / "stat").read_text() for each in task.iterdir()]
+    return [each.rpartition(")")[2].split()[0] for each in stats]
+
+
 def test_copied_code_that_is_nowhere_any_more_was_in_no_file(anonymous_code: int) -> None:
     copy = SALSA_QUARTER * 8
     spots = [(0x200000000000, 3, copy), (0x200000000000, 2, b""), (anonymous_code, 4, copy)]
