@@ -368,7 +368,8 @@ rule ProgPoW_Loop
         all of them
 }
 
-rule RandomX_Items
+// Only numbers, and engines put numbers that an outsider names into what they generate.
+rule RandomX_Items : files
 {
     meta:
         description = "RandomX: numbers that items of its data set begin with"

@@ -47,7 +47,6 @@ class Only:
 
 @needs_root
 @pytest.mark.nightly  # samples a process until its code is looked at
-@pytest.mark.xfail(reason="a page with 2 % of the samples is named, a tenth may be generated")
 def test_numbers_in_a_compiled_query_are_not_randomx(tmp_path: Path) -> None:
     """PostgreSQL 15, as it comes: one query with these numbers and sha256() was likely (75)."""
     if shutil.which("cc") is None or platform.machine() != "x86_64":

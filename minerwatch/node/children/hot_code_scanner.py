@@ -17,8 +17,9 @@ Rules match one text, made of
 - the read-only memory that it addresses: tables;
 - numbers that arm64 puts together from halves, and the words of ``Words``.
 
-Data that a process only keeps is never a part of it. Whatever the code looks like, the work is
-bounded: in pages, instructions, addresses and bytes.
+Data that a process only keeps is never a part of it. Rules with the tag ``files`` match only what
+lies in files: an engine puts numbers that an outsider names into the code that it generates.
+Whatever the code looks like, the work is bounded: in pages, instructions, addresses and bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import re
 import stat
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
@@ -61,6 +62,7 @@ MAX_MAPS_CPU_S = 1.0
 """For the list of all mappings that a process may have, with ordinary names."""
 _MAX_MOUNTS_BYTES = 1 << 20
 _MAX_NAMES = 64
+_OF_FILES = "files"
 
 FINGERPRINT_LENGTH = 32
 _MAX_FINGERPRINTS = 4
@@ -162,11 +164,31 @@ class HotCode:
         self._mixing: Counter[int] = Counter()
         self._read()
 
-    def text(self) -> bytes:
-        """Return the text that rules are matched against."""
-        tables = [self._process.content(start, end - start) for start, end in self._tables()]
-        own = (self._references.text(), self._words.text().encode())
-        return _GAP.join((*self._code.contents(), *tables, *own))
+    def text(self, *, only_files: bool = False) -> bytes:
+        """Return the text that rules are matched against; ``only_files``: of what lies in files."""
+        tables = (
+            (start, self._process.content(start, end - start)) for start, end in self._tables()
+        )
+        parts = [*self._code.contents(), *tables]
+        numbers = self._references.numbers
+        if only_files:
+            parts = [(at, self._without_generated(at, content)) for at, content in parts]
+            numbers = [each for each in numbers if self._is_in_file(each[0])]
+        own = (b"".join(number for _, number in numbers), self._words.text().encode())
+        return _GAP.join((*(content for _, content in parts), *own))
+
+    def _without_generated(self, at: int, content: bytes) -> bytes:
+        """Return the content with zeros in place of what lies in no file."""
+        kept = bytearray(content)
+        for page in range(at - at % PAGE, at + len(content), PAGE):
+            if not self._is_in_file(page):
+                start, end = max(0, page - at), min(len(kept), page + PAGE - at)
+                kept[start:end] = bytes(end - start)
+        return bytes(kept)
+
+    def _is_in_file(self, address: int) -> bool:
+        mapping = self._process.mapping(address)
+        return mapping is not None and not mapping.is_anonymous
 
     def fingerprints(self) -> Iterator[tuple[str, Mapping]]:
         """Yield the hash of each page that mixes and that a file holds, and its mapping.
@@ -257,13 +279,23 @@ def hot_codes(
 # Rules.
 
 
-def names_in(text: bytes, scanners: Iterable[yara_x.Scanner]) -> list[str]:
-    """Return the names of the rules that match."""
-    names: set[str] = set()
+def names_in(codes: Sequence[HotCode], scanners: Sequence[yara_x.Scanner]) -> list[str]:
+    """Return the names of the rules that match; those with the tag ``files`` in files only."""
+    found = tags_of_matches(_GAP.join(code.text() for code in codes), scanners)
+    of_files = {name for name, tags in found.items() if _OF_FILES in tags}
+    if of_files:
+        text = _GAP.join(code.text(only_files=True) for code in codes)
+        of_files -= tags_of_matches(text, scanners).keys()
+    return sorted(found.keys() - of_files)[:_MAX_NAMES]
+
+
+def tags_of_matches(text: bytes, scanners: Iterable[yara_x.Scanner]) -> dict[str, tuple[str, ...]]:
+    """Return the rules that match by name, with their tags."""
+    found: dict[str, tuple[str, ...]] = {}
     for scanner in scanners:
         with suppress(yara_x.TimeoutError):
-            names |= {rule.identifier for rule in scanner.scan(text).matching_rules}
-    return sorted(names)[:_MAX_NAMES]
+            found |= {each.identifier: each.tags for each in scanner.scan(text).matching_rules}
+    return found
 
 
 # Files that are not in the image of the container.
@@ -340,7 +372,7 @@ def answer(
         foreign = [each for each in found if not is_of_image(process, found[each], proc)]
         return {
             "is_there": any(code.hot for code in codes),
-            "names": names_in(_GAP.join(code.text() for code in codes), scanners),
+            "names": names_in(codes, scanners),
             "fingerprints": sorted(found),
             "foreign": sorted(foreign),
         }

@@ -256,13 +256,9 @@ class References:
     def __init__(self, *, is_arm: bool) -> None:
         self.tables: list[Reference] = []
         self.pointers: list[Reference] = []  # of addresses that lie in memory
-        self.numbers: list[bytes] = []
+        self.numbers: list[tuple[int, bytes]] = []  # by the instruction there, as in memory
         self._registers: dict[str, int] = {}
         self.add: Callable[[Instruction], None] = self._add_arm if is_arm else self._add_x86
-
-    def text(self) -> bytes:
-        """Return the numbers as they would lie in memory."""
-        return b"".join(self.numbers)
 
     def _name(self, by: int, address: int, size: int = 0, *, is_pointer: bool = False) -> None:
         if len(self.tables) < _MAX_REFERENCES and _LOWEST_TABLE <= address < _USER_SPACE_END:
@@ -296,10 +292,10 @@ class References:
         elif mnemonic == "mov" and value is not None:
             registers[register] = value
         elif mnemonic == "movk" and register in registers:
-            self._put_half(register, rest)
+            self._put_half(address, register, rest)
         elif mnemonic in ("and", "orr", "eor"):
             last = _number(rest.rpartition(", ")[2])
-            self._put(register, last if last and last >= _LOWEST_TABLE else None)
+            self._put(address, register, last if last and last >= _LOWEST_TABLE else None)
         elif mnemonic in ("add", "ldr", "ldp", "ld1"):
             match = _ARM_OPERAND.search(operands)
             base = registers.get(match[1]) if match else None
@@ -308,18 +304,19 @@ class References:
                 size = _ARM_BYTES.get(register[0], 0) * (mnemonic == "ldr")
                 self._name(address, named, size, is_pointer=mnemonic == "ldr" and size == 8)
 
-    def _put_half(self, register: str, rest: str) -> None:
+    def _put_half(self, by: int, register: str, rest: str) -> None:
         match = _ARM_HALF.fullmatch(rest)
         if match:
-            by = int(match[2] or "0")
-            whole = self._registers[register] & ~(0xFFFF << by) | int(match[1], 0) << by
+            left = int(match[2] or "0")
+            whole = self._registers[register] & ~(0xFFFF << left) | int(match[1], 0) << left
             self._registers[register] = whole
-            self._put(register, whole)
+            self._put(by, register, whole)
 
-    def _put(self, register: str, number: int | None) -> None:
+    def _put(self, by: int, register: str, number: int | None) -> None:
         if number is not None and len(self.numbers) < _MAX_REFERENCES:
             size = 8 if register.startswith("x") else 4
-            self.numbers.append((number & (1 << 8 * size) - 1).to_bytes(size, "little"))
+            in_memory = (number & (1 << 8 * size) - 1).to_bytes(size, "little")
+            self.numbers.append((by, in_memory))
 
 
 _X86_BYTES = {"zmmword": 64, "ymmword": 32, "xmmword": 16, "qword": 8, "dword": 4, "byte": 1}

@@ -65,11 +65,11 @@ class TracedCode:
             self._trace_back(start, end)
         self._fill_gaps()
 
-    def contents(self) -> Iterator[bytes]:
-        """Yield the bytes of the instructions, those that are adjacent in one piece."""
+    def contents(self) -> Iterator[tuple[int, bytes]]:
+        """Yield where instructions begin, and their bytes, those that are adjacent in one piece."""
         ends = ((each.address, each.address + each.size) for each in (*self.reached, *self.before))
         for start, end in joined(ends, _LONGEST):
-            yield self._content(start, end)
+            yield start, self._content(start, end)
 
     def _trace(self, starts: Iterable[int]) -> None:
         pending = deque(starts)

@@ -25,6 +25,7 @@ from minerwatch.node.children.hot_code_scanner import (
     answer,
     is_of_image,
     names_in,
+    tags_of_matches,
 )
 from minerwatch.node.children.machine_code import Decoder
 from minerwatch.node.children.mappings import Mapping
@@ -469,6 +470,21 @@ def test_two_functions_close_by_are_not_one(end: bytes, names: list[str], memory
     assert found["names"] == names
 
 
+def test_rules_of_files_match_nothing_that_was_generated(
+    tmp_path: Path, memory: Memory, look: Look
+) -> None:
+    """A database's query had numbers of RandomX, and was compiled: likely."""
+    scanners, _ = scanners_of([[RULE, ""], [RULE.replace("Marked", "InFile : files"), ""]], 5)
+    file = tmp_path / "program"
+    file.write_bytes((SALSA * 4 + LOADS_MARK + RETURN).ljust(PAGE, b"\x90"))
+    with file.open("rb") as opened:
+        of_file = memory.map(b"", READ | EXECUTE, pages=1, fd=opened.fileno())
+    generated = memory.map(SALSA * 4 + LOADS_MARK + RETURN, READ | EXECUTE)
+    assert names_in([look.at(generated)], scanners) == ["Marked"]
+    assert names_in([look.at(of_file)], scanners) == ["InFile", "Marked"]
+    assert names_in([look.at(generated, of_file)], scanners) == ["InFile", "Marked"]
+
+
 @pytest.mark.parametrize("changes", [{"start_ticks": 1}, {"pid": 1 << 22, "task_path": "4194304"}])
 def test_another_process_is_not_read(changes: dict[str, object], memory: Memory) -> None:
     code = memory.map(SALSA + LOADS_MARK, READ | EXECUTE)
@@ -478,4 +494,4 @@ def test_another_process_is_not_read(changes: dict[str, object], memory: Memory)
 def test_a_broken_file_keeps_its_last_rules() -> None:
     scanners, broken = scanners_of([["rule A {", RULE], ["rule B {", "rule C {"]], 5)
     assert [(number, line) for number, line, _ in broken] == [(0, 1), (1, 1)]
-    assert names_in(MARK, scanners) == ["Marked"]
+    assert tags_of_matches(MARK, scanners) == {"Marked": ()}
