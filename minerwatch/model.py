@@ -157,7 +157,7 @@ PlainSample = tuple[int, int, int, bytes]
 
 
 class CodeSamples(NamedTuple):
-    """The samples since the last read. Each stands for ``period_s`` of CPU time."""
+    """The samples since the last read. Each stands for ``period_s`` of CPU time, on average."""
 
     period_s: float
     samples: Sequence[PlainSample]

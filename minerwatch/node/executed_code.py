@@ -8,7 +8,8 @@ the host's pid namespace. Where the kernel refuses it, kernel_entries.py is the 
 With the capability BPF the code is copied as it is executed (bpf/executed_code.bpf.c), into one
 ring for all CPUs: code that moves or changes before it is read cannot hide so.
 
-A read draws another period, at most once in 0.9 s, so that code cannot pause just before a sample.
+A read draws another period for each CPU, at most once in 0.9 s, so that code cannot pause just
+before a sample, nor one thread tell all others when that is.
 """
 
 from __future__ import annotations
@@ -151,7 +152,6 @@ class CodeSampler:
         self.has_cgroups = True
         self._mean_s = 1 / hz
         self._redraw_s = redraw_s
-        self._period_s = self._drawn_period_s()
         self._drawn_at_s = time.monotonic()
         self._rings: dict[int, CpuRing] = {}
         self._read_count = 0
@@ -162,16 +162,15 @@ class CodeSampler:
             raise SourceUnavailableError(refusal(error)) from error
 
     def read(self) -> CodeSamples:
-        """Return the samples of user mode since the last read, and draw another period if due."""
-        period_s, now_s = self._period_s, time.monotonic()
-        period = None
-        if now_s >= self._drawn_at_s + self._redraw_s:
-            self._period_s, self._drawn_at_s = self._drawn_period_s(), now_s
-            period = _period(self._period_s)
+        """Return the samples of user mode since the last read, and draw other periods if due."""
+        now_s = time.monotonic()
+        is_due = now_s >= self._drawn_at_s + self._redraw_s
+        if is_due:
+            self._drawn_at_s = now_s
         contents = []
         for cpu, ring in [*self._rings.items()]:
             try:
-                contents.append(ring.take(period))
+                contents.append(ring.take(_period(self._drawn_period_s()) if is_due else None))
             except OSError:  # the CPU has gone
                 self._rings.pop(cpu).close()
         if self._copies is not None:
@@ -187,7 +186,7 @@ class CodeSampler:
                 self._close_silent()
             with suppress(OSError):
                 self._open_cpus()
-        return CodeSamples(period_s, samples)
+        return CodeSamples(self._mean_s, samples)
 
     def close(self) -> None:
         """End sampling."""
@@ -223,12 +222,12 @@ class CodeSampler:
 
     def _opened(self, cpu: int) -> CpuRing:
         try:
-            return self._open_ring(cpu, self._period_s, self.has_cgroups)
+            return self._open_ring(cpu, self._drawn_period_s(), self.has_cgroups)
         except OSError as error:
             if error.errno != errno.EINVAL or not self.has_cgroups:
                 raise
             self.has_cgroups = False  # before Linux 5.7
-            return self._open_ring(cpu, self._period_s, self.has_cgroups)
+            return self._open_ring(cpu, self._drawn_period_s(), self.has_cgroups)
 
 
 def samples_in(contents: Sequence[bytes], layout: Struct) -> tuple[list[PlainSample], int]:

@@ -167,16 +167,22 @@ def test_code_that_could_not_be_copied_is_not_read_later() -> None:
     assert [*Copies(record)] == [(1234, 64, 7, UNREADABLE)]
 
 
-@needs_perf
-def test_each_read_has_another_period_unless_it_follows_at_once() -> None:
-    with sampler() as opened:
-        periods = {opened.read().period_s for _ in range(8)}
-        assert len(periods) == 8
-        assert all(0.6 / 199 < each < 1.4 / 199 for each in periods)
-    opened = CodeSampler(199.0, redraw_s=3600.0)
-    periods = {opened.read().period_s for _ in range(8)}
+def test_each_read_draws_a_period_for_each_cpu_unless_it_follows_at_once() -> None:
+    machine = Machine(4)
+    opened = CodeSampler(199.0, redraw_s=0.0, cpus=lambda: machine.online, open_ring=machine.open)
+    for _ in range(8):
+        opened.read()
+    periods = [each for ring in machine.rings for each in ring.periods_s]
+    assert len(set(periods)) == 4 * (1 + 8)
+    assert all(0.6 / 199 < each < 1.4 / 199 for each in periods)
     opened.close()
-    assert len(periods) == 1
+    machine = Machine(4)
+    opened = CodeSampler(
+        199.0, redraw_s=3600.0, cpus=lambda: machine.online, open_ring=machine.open
+    )
+    opened.read()
+    assert [len(ring.periods_s) for ring in machine.rings] == [1] * 4
+    opened.close()
 
 
 @needs_perf
@@ -261,12 +267,13 @@ def test_cpus_that_run(tmp_path: Path) -> None:
 class FakeRing:
     """What a CPU writes, as the test says: a sample at each read while it is busy."""
 
-    def __init__(self, machine: Machine, cpu: int) -> None:
-        self._machine, self.cpu = machine, cpu
+    def __init__(self, machine: Machine, cpu: int, period_s: float) -> None:
+        self._machine, self.cpu, self.periods_s = machine, cpu, [period_s]
         self.is_dropped = self.is_closed = self._is_heard = False
 
     def take(self, period: bytes | None) -> bytes:
-        del period
+        if period is not None:
+            self.periods_s.append(int.from_bytes(period, "little") / 1e9)
         if self.is_dropped or self.cpu in self._machine.idle:
             return b""
         self._is_heard = True
@@ -294,10 +301,10 @@ class Machine:
     def sampler(self) -> CodeSampler:
         return CodeSampler(cpus=lambda: self.online, open_ring=self.open)
 
-    def open(self, cpu: int, _period_s: float, _has_cgroups: bool) -> FakeRing:
+    def open(self, cpu: int, period_s: float, _has_cgroups: bool) -> FakeRing:
         if cpu not in self.online or cpu in self.refuses:
             raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
-        self.rings.append(FakeRing(self, cpu))
+        self.rings.append(FakeRing(self, cpu, period_s))
         return self.rings[-1]
 
     def remove(self, cpu: int) -> None:
