@@ -27,7 +27,9 @@ _BETWEEN_CHANGES_S = (30.0, 160.0)
 _MAX_ADDRESSES = 200
 _MAX_ADDRESSES_OF_ONE = 40
 """Classified a second, on the node and of one pod or container."""
-_AVOIDED_S = 60.0
+_AVOIDED_S = (30.0, 90.0)
+"""Drawn at random, so that nothing need hold its readers up for longer than until they come."""
+_MINUTE_S = 60.0
 _MAX_CPU_S_OF_ONE = 0.5
 """CPU time of the child for one owner in a minute: a process may have 65,000 mappings."""
 _FAST_S = 0.1
@@ -166,7 +168,7 @@ class Bounds:
 
 
 class Avoided:
-    """Owners whose code takes too long to read, or makes the child hang: left out for a minute."""
+    """Owners whose code takes too long to read, or makes the child hang: left out for a while."""
 
     def __init__(self) -> None:
         self._until: dict[Hashable, tuple[float, bool]] = {}
@@ -181,12 +183,12 @@ class Avoided:
     def add(self, owner: Hashable, now_s: float, *, copies_only: bool) -> None:
         """Leave it alone from now on; ``copies_only``: but for what was copied."""
         self._until = {each: of for each, of in self._until.items() if of[0] > now_s}
-        self._until[owner] = now_s + _AVOIDED_S, copies_only
+        self._until[owner] = now_s + random.uniform(*_AVOIDED_S), copies_only  # noqa: S311
 
     def is_costly(self, owner: Hashable, took_s: float, now_s: float, *, is_read: bool) -> bool:
         """Count CPU time for code that was read, or copied; return True if it is too much."""
-        if int(now_s / _AVOIDED_S) != self._minute:
-            self._minute, self._spent_s = int(now_s / _AVOIDED_S), Counter()
+        if int(now_s / _MINUTE_S) != self._minute:
+            self._minute, self._spent_s = int(now_s / _MINUTE_S), Counter()
         self._spent_s[owner, is_read] += took_s  # type: ignore[assignment]
         return self._spent_s[owner, is_read] > _MAX_CPU_S_OF_ONE
 

@@ -184,7 +184,7 @@ class ExecutedCode:
     ``failures`` returns counts since the start: those of the sampler, ``unplaced`` (samples of no
     known container), ``gone`` (samples of processes that have exited, whose code no other process
     of the container can show), ``unread`` (code that could not be read), ``left`` (samples beyond
-    the bounds of a second), ``costly`` (owners left alone for a minute, because their code takes
+    the bounds of a second), ``costly`` (owners left alone for a while, because their code takes
     too long to read), ``too_large`` (lists of mappings that were not read to their end),
     ``timeout`` and ``child``.
     """

@@ -293,7 +293,7 @@ def test_an_owner_whose_code_is_costly_to_read_waits_a_minute(tmp_path: Path, mi
         probe.take(times(5, os.getppid(), mixing), 10.0)
         assert dict(probe.failures())["costly"] == 1
         assert dict(probe.failures())["unread"] == 5 * (3 + 1)
-        probe.take(times(5, os.getpid(), mixing), 70.0)
+        probe.take(times(5, os.getpid(), mixing), 100.0)
         assert dict(probe.failures())["unread"] == 5 * (3 + 2)
     finally:
         probe.close()
