@@ -242,6 +242,9 @@ http { access_log off; server { listen 127.0.0.1:18443 ssl; ssl_certificate c; s
 _JAVA = """import java.util.*; public class A { public static void main(String[] a) { while (true) {
 Map<Integer, String> m = new HashMap<>(); for (int i = 0; i < 500000; i++) m.put(i * 31, "x" + i);
 List<String> l = new ArrayList<>(m.values()); Collections.sort(l); } } }"""
+_JAVA_NOISE = """public class A { static void add(double[] o, int seed) { for (int k = 0; k < o.length; k++) {
+int h = k * 374761393 + seed; h = (h ^ (h >>> 13)) * 1274126177; o[k] += (h ^ (h >>> 16)) * 4.6e-10; } }
+public static void main(String[] a) { double[] o = new double[4096]; for (int s = 0;; s++) add(o, s); } }"""
 
 _SHELL |= {
     ("stream", "b3sum of a mapped file"): (
@@ -278,7 +281,10 @@ _SHELL |= {
         " gmx solvate -cs -box 3 3 3 -o a.gro -p topol.top;"
         " gmx grompp -f a.mdp -c a.gro -maxwarn 9 -o a.tpr; gmx mdrun -s a.tpr -nt 1",
     ),
-    ("ordinary", "java collections"): ("javac", f"{_FOLDER} echo '{_JAVA}' > A.java; java A.java"),
+    **{
+        ("ordinary", f"java {name}"): ("javac", f"{_FOLDER} echo '{code}' > A.java; java A.java")
+        for name, code in {"collections": _JAVA, "noise, as of landscapes": _JAVA_NOISE}.items()
+    },
 }
 
 

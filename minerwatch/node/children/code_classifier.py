@@ -100,6 +100,9 @@ _MIN_MIXED = 3
 """Instructions that mix integers, in a window with pairs."""
 _MIN_OF_PAIRS = 3
 """Instructions that compute with pairs of floats, in a window that converts none."""
+_MOVES_OF_ONE = frozenset(("movd", "vmovd"))
+_OF_ONE_FLOAT = ("sd", "ss", "2si")
+"""Ends of the names of instructions that use one float."""
 
 
 class Window:
@@ -146,8 +149,11 @@ class Decoder:
     def _decoded(self, code: bytes) -> Window:
         counts = [0] * CLASSES
         mixed = of_pairs = 0
-        for mnemonic, operands in self._instructions(code):
+        instructions = [*self._instructions(code)]
+        for at, (mnemonic, operands) in enumerate(instructions):
             kind = self._class_of(mnemonic, operands)
+            if kind == PAIRS and _converts_one(instructions, at):
+                kind = FLOAT
             counts[kind] += 1
             mixed += kind <= MULTIPLY and not operands.startswith(self._vectors)
             of_pairs += kind == FLOAT and (mnemonic.endswith("pd") or ".2d" in operands)
@@ -196,6 +202,22 @@ def _target(operands: str) -> int:
     """Return where a jump leads; -1 if not to a number."""
     number = operands.removeprefix("#")
     return int(number, 16) if number.startswith("0x") else -1
+
+
+def _converts_one(instructions: Sequence[tuple[str, str]], at: int) -> bool:
+    """Return True if a conversion of pairs has one integer, and what uses it next is of one float.
+
+    So Java's compiler converts each int to a double on AMD's processors (HotSpot's UseXmmI2D): movd
+    clears the upper half of the register. Where a window begins after that, only the use shows it.
+    """
+    target, _, source = instructions[at][1].partition(", ")
+    later = instructions[at + 1 :]
+    use = next((name for name, operands in later if target in operands.split(", ")), None)
+    if at == 0:
+        return source[:1] == "x" and use is not None and use.endswith(_OF_ONE_FLOAT)
+    name, operands = instructions[at - 1]
+    is_moved = name in _MOVES_OF_ONE and operands.startswith(f"{source}, ")
+    return is_moved and (use is None or use.endswith(_OF_ONE_FLOAT))
 
 
 def _is_hashing(counts: list[int], total: int) -> bool:

@@ -193,6 +193,29 @@ def test_pairs_are_computed_with_between_integers_that_are_mixed(
     assert not x86_window(bytes.fromhex(plain + floats + "90" * 80)).mixes_pairs
 
 
+MOVD, CONVERSION, MULSD, ADDPD = "660f6ec0", "f30fe6c0", "f20f59c1", "660f58c8"
+"""movd xmm0,eax; cvtdq2pd xmm0,xmm0; mulsd xmm0,xmm1; addpd xmm1,xmm0"""
+
+
+@pytest.mark.parametrize(
+    ("floats", "expected"),
+    [
+        pytest.param(MOVD + CONVERSION + MULSD, False, id="one, as by HotSpot on AMD"),
+        pytest.param(MOVD + CONVERSION, False, id="one, and its use is not seen"),
+        pytest.param(CONVERSION + MULSD, False, id="one, from its conversion on"),
+        pytest.param(MOVD + CONVERSION + ADDPD, True, id="used as a pair"),
+        pytest.param(MOVD + "660f3a22c301" + CONVERSION + MULSD, True, id="pinsrd adds another"),
+        pytest.param("f30f7e07" + CONVERSION + MULSD, True, id="movq loads two"),
+        pytest.param(CONVERSION + ADDPD, True, id="a pair, from its conversion on"),
+        pytest.param("f30fe607" + MULSD, True, id="two from memory"),
+    ],
+)
+def test_a_conversion_of_one_integer_is_none_of_a_pair(floats: str, expected: bool) -> None:
+    integers = "48c1c0034831d8480fafc3" * 2  # rol, xor, imul
+    window = x86_window(bytes.fromhex(floats + integers))
+    assert (window.mixes_pairs, window.counts[PAIRS]) == (expected, int(expected))
+
+
 ARM = json.loads((Path(__file__).parents[2] / "fixtures" / "code" / "aarch64.json").read_text())
 """Level -> function of tests/targets/kernels.c -> its machine code in hexadecimal."""
 
