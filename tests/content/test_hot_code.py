@@ -249,9 +249,15 @@ def test_randomx(start: Start, seen: Seen) -> None:
     if importlib.util.find_spec("cyrx") is None:
         pytest.skip("needs a RandomX binding: pip install cyrx")
     target = SOURCE.with_name("randomx_hashing.py")
-    compiled = seen.of(start(sys.executable, target, 1, 3600))
-    assert {"RandomX_Code", "RandomX_Items"} & set(compiled.names)
-    assert compiled.fingerprints == ()
+    compiled = start(sys.executable, target, 1, 3600)
+
+    def is_named() -> bool:  # not each program that it generates sets the rounding mode
+        found = seen.of(compiled)
+        assert found.fingerprints == ()
+        assert "RandomX_Items" not in found.names
+        return "RandomX_Code" in found.names
+
+    until(is_named)
     interpreted = seen.of(start(sys.executable, target, 1, 3600, "nojit"))
     assert {"RandomX_Constants", "RandomX_Items"} & set(interpreted.names)
 
