@@ -163,6 +163,7 @@ class _Question(msgspec.Struct, array_like=True):
     pid: int
     start_ticks: int
     is_relative: int
+    tid: int
     spots: list[tuple[int, int, bytes]]
     """Address, samples, code if it was copied."""
 
@@ -399,7 +400,7 @@ class ExecutedCode:
                 return
             until_s = time.monotonic() + _ANSWER_S
             spots = [(address, count, code) for (address, code), count in counts.items()]
-            child.send(_Question(*place.process, int(place.is_relative), spots), until_s)
+            child.send(_Question(*place.process, int(place.is_relative), 0, spots), until_s)
             answer = child.receive(CodeAnswer, until_s, _STALL_S).checked(counts.total())
         except TimeoutError:
             self._failures["timeout"] += 1
