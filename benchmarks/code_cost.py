@@ -88,7 +88,7 @@ class ManyRings(CodeSampler):
         began_s = time.thread_time()
         period_s, samples = super().read()
         read_s = time.thread_time()
-        self._own += [(at, code) for pid, at, _, code in samples if pid == self._busy]
+        self._own += [(at, code) for pid, at, _, code, _ in samples if pid == self._busy]
         del self._own[:-_KEPT]
         self.count += len(samples)
         drawn = random.choices(self._own, k=len(samples) if self._own else 0)

@@ -144,15 +144,17 @@ class CodeSample(NamedTuple):
 
     ``cgroup``: the id of its cgroup; 0: unknown. ``code``: the instructions there, if they were
     copied while they were executed. ``address``: CODE_OF_32_BITS is added to that of such code.
+    ``tid``: of the thread; 0: unknown.
     """
 
     pid: int
     address: int
     cgroup: int
     code: bytes = b""
+    tid: int = 0
 
 
-PlainSample = tuple[int, int, int, bytes]
+PlainSample = tuple[int, int, int, bytes, int]
 """The fields of a CodeSample, without its class, because there are thousands."""
 
 

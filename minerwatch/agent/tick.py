@@ -39,7 +39,8 @@ from minerwatch.model import (
 from minerwatch.node.cgroups import CgroupTick, CgroupTree
 from minerwatch.node.processes import ProcessReader
 from minerwatch.node.task_iterator import TaskIterator
-from minerwatch.probes.executed_code import ExecutedCode, Locator, Sampler
+from minerwatch.probes.code_places import Locator
+from minerwatch.probes.executed_code import ExecutedCode, Sampler
 from minerwatch.probes.first_words import FirstWordsProbe
 from minerwatch.probes.gpu import Gpus
 from minerwatch.probes.hot_code import HotCode

@@ -63,9 +63,13 @@ UNREADABLE = b"\0"
 
 It is not read later: something else may be there then.
 """
-COPY = Struct("=8xQQII128s")  # struct record of executed_code.bpf.c, after the ring's header
-_PID, _STRIDE = 24 // 4, COPY.size // 4
-"""Offset of the pid, and from one record to the next, in units of 4 bytes."""
+COPY = Struct("=8xQQII128s")
+"""struct record of executed_code.bpf.c, after the ring's header: address, cgroup, pid, ``copied``,
+code."""
+_PID, _COPIED, _STRIDE = 24 // 4, 28 // 4, COPY.size // 4
+_CGROUP, _LONG_STRIDE = 16 // 8, COPY.size // 8
+"""Offsets, and from one record to the next, in units of 4 and 8 bytes."""
+_TID_BIT = 8
 _COPIES_FOR_S = 10.0
 """Seconds of samples of all CPUs that the ring has room for."""
 _INITIAL_PIDS = "pid:[4026531836]"  # PROC_PID_INIT_INO (include/linux/proc_ns.h)
@@ -78,7 +82,7 @@ _HEADER = Struct("=IHH")  # type, misc, size
 _LOST = Struct("=8xQQ")
 SAMPLE = Struct("=IHHQIIQ")  # header, address, pid, tid, cgroup
 SAMPLE_WITHOUT_CGROUP = Struct("=IHHQII")
-_FIELDS = {SAMPLE.size: Struct("=8xQI4xQ"), SAMPLE_WITHOUT_CGROUP.size: Struct("=8xQI4x")}
+_FIELDS = {SAMPLE.size: Struct("=8xQIIQ"), SAMPLE_WITHOUT_CGROUP.size: Struct("=8xQII")}
 _NUMBER = Struct("=Q")
 _KIND_AND_SIZE = (0, 1, 2, 3, 6, 7)
 """Bytes of the header but ``misc``, the mode of the CPU."""
@@ -261,24 +265,40 @@ def _samples_only(content: bytes, layout: Struct) -> list[PlainSample] | None:
         return None
     if layout.size == SAMPLE.size:
         found = _FIELDS[SAMPLE.size].iter_unpack(content)
-        return [(pid, address, cgroup, b"") for address, pid, cgroup in found]
-    return [(pid, address, 0, b"") for address, pid in _FIELDS[layout.size].iter_unpack(content)]
+        return [(pid, address, cgroup, b"", tid) for address, pid, tid, cgroup in found]
+    found = _FIELDS[layout.size].iter_unpack(content)
+    return [(pid, address, 0, b"", tid) for address, pid, tid in found]
+
+
+def copied(code_bytes: int, tid: int) -> int:
+    """Return the field of COPY that holds both."""
+    return tid << _TID_BIT | code_bytes
 
 
 class Copies(Sequence[PlainSample]):
-    """Samples in what the ring of copies held, unpacked one by one: few are more than counted."""
+    """Samples in what the ring of copies held, unpacked one by one: few are more than counted.
+
+    ``pids``, ``cgroups``: of each.
+    """
 
     def __init__(self, content: bytes) -> None:
         self._content = content
-        self.pids: list[int] = memoryview(content).cast("I")[_PID::_STRIDE].tolist()
+        numbers = memoryview(content).cast("I")
+        self.pids: list[int] = numbers[_PID::_STRIDE].tolist()
+        self.cgroups: Sequence[int] = memoryview(content).cast("Q")[_CGROUP::_LONG_STRIDE]
+        self._copied: Sequence[int] = numbers[_COPIED::_STRIDE]
 
     def __len__(self) -> int:
         return len(self.pids)
 
+    def tid(self, index: int) -> int:
+        """Return the thread that was sampled."""
+        return self._copied[index] >> _TID_BIT
+
     def __getitem__(self, index: int) -> PlainSample:  # type: ignore[override]
         pid = self.pids[index]
-        address, cgroup, _, size, code = COPY.unpack_from(self._content, index * COPY.size)
-        return pid, address, cgroup, code[:size] or UNREADABLE
+        address, cgroup, _, sizes, code = COPY.unpack_from(self._content, index * COPY.size)
+        return pid, address, cgroup, code[: sizes & 0xFF] or UNREADABLE, sizes >> _TID_BIT
 
 
 def copying_sampler(hz: float = DEFAULT_HZ, redraw_s: float = _REDRAW_S) -> CodeSampler:

@@ -17,6 +17,7 @@ import msgspec
 
 from minerwatch.model import ProcessId
 from minerwatch.node.guarded_child import CHILDREN, GuardedChild, GuardedProgram
+from minerwatch.node.proc_files import living_task_path
 from minerwatch.node.question_queue import Question
 from minerwatch.node.yara_scan import MAX_NAMES, RULE_NAME, CodeReader
 
@@ -84,6 +85,7 @@ class HotCodeReader(CodeReader[HotCodeFindings]):
         stall_s: float = 5.0,
     ) -> None:
         self._addresses: dict[ProcessId, list[tuple[int, int]]] = {}
+        self._tids: dict[ProcessId, int] = {}
         program = program or GuardedProgram(SCANNER, needs_packages=True)
         super().__init__(proc, rule_files, program, idle_s, stall_s)
 
@@ -92,21 +94,33 @@ class HotCodeReader(CodeReader[HotCodeFindings]):
         process: ProcessId,
         owner: Hashable = None,
         addresses: Mapping[int, int] = MappingProxyType({}),
+        tid: int = 0,
     ) -> bool:
-        """Queue a look at the code at ``addresses``, with counts; False: refused, ask again."""
+        """Queue a look at the code at ``addresses``, with counts; False: refused, ask again.
+
+        ``tid``: a thread that ran lately, by which memory is read if the first one has exited.
+        """
         if process not in self.questions:
             ranked = sorted(addresses.items(), key=lambda each: -each[1])
             self._addresses[process] = ranked[:MAX_ADDRESSES]
+            self._tids[process] = tid
         if super().ask(process, owner):
             return True
-        self._addresses.pop(process, None)
+        self._forget(process)
         return False
 
     def _answer(self, question: Question) -> HotCodeFindings | None:
         try:
             return super()._answer(question)
         finally:
-            self._addresses.pop(question.process, None)
+            self._forget(question.process)
+
+    def _forget(self, process: ProcessId) -> None:
+        self._addresses.pop(process, None)
+        self._tids.pop(process, None)
+
+    def _task_path(self, process: ProcessId) -> str:
+        return living_task_path(self._proc, process.pid, self._tids.get(process, 0))
 
     def _ask_child(
         self, child: GuardedChild, process: ProcessId, task_path: str

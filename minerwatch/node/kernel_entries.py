@@ -68,7 +68,7 @@ class EntrySampler:
                 if used_ns < 0:  # another thread with a reused id
                     used_ns = now_ns
                 if address and random.random() * period_s < used_ns / 1e9:  # noqa: S311
-                    samples.append(CodeSample(pid, address, 0))
+                    samples.append(CodeSample(pid, address, 0, b"", tid))
         self.read_every_s = _pause_s(time.thread_time() - started_cpu_s)
         if self.failures["unreadable"] > failed:
             return CodeSamples(period_s, [])

@@ -100,16 +100,20 @@ def is_alive(proc: str, process: ProcessId) -> bool:
     return stat is not None and stat.id == process
 
 
-def living_task_path(proc: str, pid: int) -> str:
+def living_task_path(proc: str, pid: int, tid: int = 0) -> str:
     """Return the folder below ``proc`` that shows a process's memory: ``PID`` or ``PID/task/TID``.
 
     A first thread that has exited while others run on is a zombie without memory: /proc/PID/cmdline
     is empty and the exe link leads nowhere, but those of its other threads do (proc_pid_task(5)).
     Threads that exit vanish, except the first, and those that a tracer does not wait for
-    (ptrace(2)). Raises OSError if the process is gone.
+    (ptrace(2)). Raises OSError if the process is gone. ``tid``: a thread that may live, or 0.
     """
     if not _has_exited(f"{proc}/{pid}"):
         return str(pid)
+    if tid:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if not _has_exited(f"{proc}/{pid}/task/{tid}"):
+                return f"{pid}/task/{tid}"
     with os.scandir(f"{proc}/{pid}/task") as entries:
         for entry in islice(entries, MAX_ENDED_THREADS):
             with suppress(FileNotFoundError, ProcessLookupError):  # it has exited meanwhile

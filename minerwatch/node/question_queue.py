@@ -193,7 +193,7 @@ class ChildReader(QueuedReader[Answer]):
         if any(self._avoided.get(each, 0.0) > now_s for each in (process, owner)):
             return None
         try:
-            task_path = living_task_path(self._proc, process.pid)
+            task_path = self._task_path(process)
         except OSError:
             return None  # it has exited
         try:
@@ -210,6 +210,10 @@ class ChildReader(QueuedReader[Answer]):
             self.failures["child"] += not self._closing.is_set()
             self._program.discard(has_failed=True)
             return self._failed(question, error)
+
+    def _task_path(self, process: ProcessId) -> str:
+        """Return the folder that shows a process's memory; raises OSError if it has exited."""
+        return living_task_path(self._proc, process.pid)
 
     def _avoid(self, key: Hashable, for_s: float) -> None:
         now_s = time.monotonic()

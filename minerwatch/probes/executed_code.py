@@ -10,12 +10,10 @@ process, or if that has exited, from another one of its container, which may hav
 
 from __future__ import annotations
 
-import os
-import random
 import threading
 import time
-from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -23,10 +21,10 @@ from typing import Protocol
 import msgspec
 
 from minerwatch.detection.executed_code import CLASSES, INSTRUCTIONS, CodeTally
-from minerwatch.model import CodeSamples, ContainerKey, Facts, PlainSample, ProcessId
-from minerwatch.node.executed_code import Copies
+from minerwatch.model import CodeSamples, ContainerKey, Facts, ProcessId
 from minerwatch.node.guarded_child import CHILDREN, GuardedProgram
 from minerwatch.probes.base import NO_FACTS
+from minerwatch.probes.code_places import Locator, Placing
 from minerwatch.probes.code_schedule import (
     Avoided,
     Bounds,
@@ -46,14 +44,11 @@ _KNOWN_SAMPLES = 200
 """With so many, a process is classified again only in rounds."""
 _MAX_PROCESSES_OF_ONE = 64
 _MAX_PROCESSES = 4096
-_MAX_LOCATED = 16_384
 _START_S = 10.0  # on a starved node
 _ANSWER_S = 2.0
 _STALL_S = 1.0
 _MAX_TAKE_S = 4.0
 """For the questions about one read: several owners may each make the child hang."""
-_FIXED_BELOW = 1 << 32
-"""Programs linked to fixed addresses lie below: another program has other code at the same one."""
 _MAX_COUNT = 1 << 20
 _MAX_PAGE_NAME = 64
 _NO_PROCESS = ProcessId(0, 0)
@@ -62,16 +57,6 @@ _NO_PROCESS = ProcessId(0, 0)
 _FAILURES = ("unplaced", "gone", "unread", "left", "costly", "too_large", "timeout", "child")
 
 PROGRAM = CHILDREN / "code_classifier.py"
-
-
-class Locator(Protocol):
-    """Finds where processes run."""
-
-    def locate(self, pid: int) -> Place | None:
-        """Return the place of a process that runs; None if it has exited or is in no container."""
-
-    def relatives(self, cgroup: int) -> Sequence[Place]:
-        """Return some processes of the container with this cgroup id; none if it is unknown."""
 
 
 class Sampler(Protocol):
@@ -142,27 +127,11 @@ class CodeAnswer(msgspec.Struct):
             tally.add_file(self.samples, self.file_mib)
 
 
-class _SpotsAt:
-    """Spots of some samples, of which most are only counted."""
-
-    def __init__(self, samples: Sequence[PlainSample], indexes: Sequence[int]) -> None:
-        self._samples, self._indexes = samples, indexes
-
-    def __len__(self) -> int:
-        return len(self._indexes)
-
-    def __getitem__(self, index: int) -> Spot:
-        _, address, _, code = self._samples[self._indexes[index]]
-        return address, code
-
-    def __iter__(self) -> Iterator[Spot]:
-        return map(self.__getitem__, range(len(self)))
-
-
 class _Question(msgspec.Struct, array_like=True):
     pid: int
     start_ticks: int
     is_relative: int
+    tid: int
     spots: list[tuple[int, int, bytes]]
     """Address, samples, code if it was copied."""
 
@@ -201,7 +170,7 @@ class ExecutedCode:
         """``locator`` is called in the thread."""
         self._failures = dict.fromkeys(_FAILURES, 0)
         self._sampler = sampler
-        self._locator = locator
+        self._placing = Placing(locator, self._failures)
         self._pace = pace or Pace()
         self._program = program or GuardedProgram(PROGRAM, "/proc", needs_packages=True)
         self._hot = hot
@@ -209,7 +178,6 @@ class ExecutedCode:
         self._processes: OrderedDict[ProcessId, tuple[Place, _Known]] = OrderedDict()
         self._containers: dict[ContainerKey, _Known] = {}
         self._news: set[ContainerKey] = set()
-        self._located: dict[int, Place | None] = {}
         self._avoided = Avoided()
         self._bounds, self._rounds, self._of_changed = Bounds(), Rounds(), Rounds((0.0, 0.0))
         self._asked_s = 0.0
@@ -259,7 +227,7 @@ class ExecutedCode:
             gone = [each for each, (at, _) in of.items() if at.container not in containers]
             for process in gone:
                 del self._processes[process]
-            self._located = {}
+        self._placing.end_tick()
         if self._hot is not None:
             self._hot.end_tick(containers)
 
@@ -294,9 +262,10 @@ class ExecutedCode:
 
     def take(self, samples: CodeSamples, now_s: float) -> None:
         """Classify what is due of these samples; in the thread, and in tests."""
-        by_place = self._by_place(samples.samples, now_s)
+        by_place, gone = self._placing.by_place(samples.samples)
+        self._pace.note(len(samples.samples), gone, now_s)
         if self._hot is not None:
-            named = self._hot.take(by_place, samples.period_s, now_s)
+            named = self._hot.take(by_place, samples.period_s, now_s, self._placing.tids)
             with self._lock:
                 self._news |= named
         due = self._due(by_place, now_s)
@@ -336,45 +305,6 @@ class ExecutedCode:
                 self._failures["left"] += self._of_changed.add(place, spots, now_s)
         return due
 
-    def _by_place(self, samples: Sequence[PlainSample], now_s: float) -> Mapping[Place, Spots]:
-        """Return the addresses by place."""
-        by_pid: defaultdict[int, list[int]] = defaultdict(list)
-        pids = samples.pids if isinstance(samples, Copies) else (each[0] for each in samples)
-        for index, pid in enumerate(pids):
-            by_pid[pid].append(index)
-        by_place: dict[Place, Spots] = {}
-        gone: list[PlainSample] = []
-        located = self._located
-        for pid, indexes in by_pid.items():
-            if pid not in located:
-                if len(located) >= _MAX_LOCATED:
-                    located.clear()
-                located[pid] = self._locator.locate(pid)
-            place = located[pid]
-            if place is not None:
-                by_place[place] = _SpotsAt(samples, indexes)
-            elif os.path.exists(f"/proc/{pid}"):  # noqa: PTH110 - hot
-                self._failures["unplaced"] += len(indexes)
-            else:
-                gone += map(samples.__getitem__, indexes)
-        self._pace.note(len(samples), len(gone), now_s)
-        of_relatives: defaultdict[Place, list[Spot]] = defaultdict(list)
-        for place, spot in self._of_relatives(gone):
-            of_relatives[place].append(spot)
-        return by_place | of_relatives
-
-    def _of_relatives(self, gone: Iterable[PlainSample]) -> Iterator[tuple[Place, Spot]]:
-        chosen: dict[int, Place | None] = {}
-        for _, address, cgroup, code in gone:
-            if cgroup not in chosen:
-                relatives = self._locator.relatives(cgroup)
-                chosen[cgroup] = random.choice(relatives) if relatives else None  # noqa: S311
-            place = chosen[cgroup]
-            if place is None or (address < _FIXED_BELOW and not code):
-                self._failures["gone"] += 1
-            else:
-                yield place._replace(is_relative=True), (address, code)
-
     def _is_known(self, place: Place) -> bool:
         known = self._known(place.container if place.is_relative else place.process)
         return known is not None and known.tally.seen >= _KNOWN_SAMPLES
@@ -399,7 +329,8 @@ class ExecutedCode:
                 return
             until_s = time.monotonic() + _ANSWER_S
             spots = [(address, count, code) for (address, code), count in counts.items()]
-            child.send(_Question(*place.process, int(place.is_relative), spots), until_s)
+            tid = self._placing.tids.get(place.process.pid, 0)
+            child.send(_Question(*place.process, int(place.is_relative), tid, spots), until_s)
             answer = child.receive(CodeAnswer, until_s, _STALL_S).checked(counts.total())
         except TimeoutError:
             self._failures["timeout"] += 1

@@ -11,6 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from minerwatch.model import ContainerKey, Facts, FactValue, ProcessId
@@ -35,6 +36,7 @@ _MAX_PROCESSES = 16
 """Of one container, whose addresses are gathered."""
 
 Subject = ContainerKey | ProcessId
+NO_TIDS: Mapping[int, int] = MappingProxyType({})
 
 FIELDS = ("ContentInHotCode", "CodeFingerprints", "ForeignCodeFingerprints")
 """The facts, in the order of HotCodeFindings."""
@@ -45,8 +47,10 @@ class Reader(Protocol):
 
     failures: dict[str, int]
 
-    def ask(self, process: ProcessId, owner: Hashable, addresses: Mapping[int, int]) -> bool:
-        """Queue a look; False: refused, ask again later."""
+    def ask(
+        self, process: ProcessId, owner: Hashable, addresses: Mapping[int, int], tid: int
+    ) -> bool:
+        """Queue a look; False: refused, ask again later. ``tid``: a thread that ran, or 0."""
 
     def answers(self) -> Mapping[ProcessId, HotCodeFindings | None]:
         """Return the answers since the last call; never wait."""
@@ -174,11 +178,15 @@ class HotCode:
                     self._gathering.popitem(last=False)
 
     def take(
-        self, by_place: Mapping[Place, Spots], period_s: float, now_s: float
+        self,
+        by_place: Mapping[Place, Spots],
+        period_s: float,
+        now_s: float,
+        tids: Mapping[int, int] = NO_TIDS,
     ) -> set[ContainerKey]:
         """Gather addresses, each for ``period_s`` of CPU time, and ask.
 
-        Return the containers with a new answer.
+        Return the containers with a new answer. ``tids``: by PID, a thread that ran lately.
         """
         with self._lock:
             answered = self._receive_answers()
@@ -192,7 +200,7 @@ class HotCode:
                     gathering.cpu_s += period_s * len(spots)
                     gathering.add(place, spots, now_s)
             for gathering in self._gathering.values():
-                self._ask(gathering, now_s)
+                self._ask(gathering, now_s, tids)
         return answered
 
     def end_tick(self, containers: Collection[ContainerKey]) -> None:
@@ -207,12 +215,13 @@ class HotCode:
         """End the reader's thread."""
         self._reader.close()
 
-    def _ask(self, gathering: _Gathering, now_s: float) -> None:
+    def _ask(self, gathering: _Gathering, now_s: float, tids: Mapping[int, int]) -> None:
         chosen = gathering.chosen(now_s)
         if chosen is None:
             return
         process, addresses = chosen
-        if self._reader.ask(process, gathering.owner, addresses):
+        tid = tids.get(process.pid, 0)
+        if self._reader.ask(process, gathering.owner, addresses, tid):
             self._asked[process] = gathering.container
             gathering.restart(now_s)
 

@@ -25,6 +25,7 @@ from minerwatch.node.executed_code import (
     UNREADABLE,
     CodeSampler,
     Copies,
+    copied,
     copying_sampler,
     online_cpus,
     samples_in,
@@ -124,19 +125,43 @@ while True:
     st.lists(
         st.tuples(
             *(st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)),
-            st.binary(min_size=1, max_size=128),
+            *(st.binary(min_size=1, max_size=128), st.integers(0, 2**22)),
         ),
         max_size=5,
     )
 )
 def test_copies_are_samples_and_know_their_processes(samples: list[PlainSample]) -> None:
     content = b"".join(
-        COPY.pack(address, cgroup, pid, len(code), code) for pid, address, cgroup, code in samples
+        COPY.pack(address, cgroup, pid, copied(len(code), tid), code)
+        for pid, address, cgroup, code, tid in samples
     )
     copies = Copies(content)
     assert list(copies) == samples
     assert copies.pids == [pid for pid, *_ in samples]
+    assert [*copies.cgroups] == [each[2] for each in samples]
+    assert [copies.tid(at) for at in range(len(samples))] == [each[4] for each in samples]
     assert len(copies) == len(samples)
+
+
+@needs_perf
+@each_sampler
+def test_a_sample_knows_its_thread(opens: Opens) -> None:
+    code = """
+import threading
+def spin():
+    print(threading.get_native_id(), flush=True)
+    while True: pass
+threading.Thread(target=spin).start()
+"""
+    command = [sys.executable, "-c", code]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE) as busy,
+        sampler(opens=opens) as opened,
+    ):
+        assert busy.stdout is not None
+        ran = busy.pid, int(busy.stdout.readline())
+        until(lambda: any((each[0], each[4]) == ran for each in opened.read().samples))
+        busy.kill()
 
 
 @needs_perf
@@ -155,7 +180,7 @@ ctypes.CFUNCTYPE(None)(at + 4096 - len(loop))()
         until(
             lambda: any(
                 pid == loop.pid and code in (b"\xeb\xfe", bytes(3) + b"\x14")
-                for pid, _, _, code in opened.read().samples
+                for pid, _, _, code, _ in opened.read().samples
             ),
             every_s=0.1,
         )
@@ -163,8 +188,8 @@ ctypes.CFUNCTYPE(None)(at + 4096 - len(loop))()
 
 def test_code_that_could_not_be_copied_is_not_read_later() -> None:
     """Something else may be there then: a copy that is no instruction is in its place."""
-    record = COPY.pack(64, 7, 1234, 0, b"what another record left")
-    assert [*Copies(record)] == [(1234, 64, 7, UNREADABLE)]
+    record = COPY.pack(64, 7, 1234, copied(0, 1235), b"what another record left")
+    assert [*Copies(record)] == [(1234, 64, 7, UNREADABLE, 1235)]
 
 
 def test_each_read_draws_a_period_for_each_cpu_unless_it_follows_at_once() -> None:
@@ -403,7 +428,7 @@ def test_a_cpu_that_cannot_be_sampled_is_counted_and_the_others_are_sampled() ->
 
 
 def sample(pid: int, address: int) -> bytes:
-    return SAMPLE.pack(9, 0x2, SAMPLE.size, address, pid, pid, 7)
+    return SAMPLE.pack(9, 0x2, SAMPLE.size, address, pid, pid + 1, 7)
 
 
 LOST = b"\x02\x00\x00\x00\x00\x00\x18\x00" + (1).to_bytes(8, "little") + (5).to_bytes(8, "little")
@@ -412,7 +437,7 @@ LOST = b"\x02\x00\x00\x00\x00\x00\x18\x00" + (1).to_bytes(8, "little") + (5).to_
 def test_samples_among_other_records() -> None:
     throttled = b"\x05\x00\x00\x00\x00\x00\x20\x00" + bytes(24)
     samples, lost = samples_in([sample(1, 16) + LOST + throttled + sample(2, 32)], SAMPLE)
-    assert [(each[0], each[1], each[2]) for each in samples] == [(1, 16, 7), (2, 32, 7)]
+    assert samples == [(1, 16, 7, b"", 2), (2, 32, 7, b"", 3)]
     assert lost == 5
 
 

@@ -185,7 +185,7 @@ def test_threads_are_chosen_by_the_cpu_time_since_the_last_read(
 def test_a_thread_id_that_is_used_again(told: tuple[EntrySampler, Tasks]) -> None:
     sampler, tasks = told
     tasks.now = [(10**9, 70)]  # less than before
-    assert CodeSample(7, 4166, 0) in sampler.read().samples
+    assert CodeSample(7, 4166, 0, b"", 70) in sampler.read().samples
 
 
 def test_a_thread_that_called_the_kernel_is_left_out_and_its_time_is_not_saved_up(

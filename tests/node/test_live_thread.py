@@ -35,6 +35,18 @@ def test_a_process_is_read_through_a_thread_that_lives() -> None:
         process.kill()
 
 
+def test_a_thread_that_ran_lately_is_looked_at_first(tmp_path: Path) -> None:
+    """As long as it is of the process, and lives."""
+    fields = ["0"] * 49
+    for folder, state in {"7": "Z", "7/task/8": "Z", "7/task/9": "S", "7/task/10": "S"}.items():
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "stat").write_text(f"7 (x) {' '.join([state, *fields])}\n")
+    assert living_task_path(str(tmp_path), 7, 10) == "7/task/10"
+    assert living_task_path(str(tmp_path), 7, 9) == "7/task/9"
+    assert living_task_path(str(tmp_path), 7, 8) in {"7/task/9", "7/task/10"}
+    assert living_task_path(str(tmp_path), 7, 11) in {"7/task/9", "7/task/10"}
+
+
 def test_one_that_has_ended_altogether_has_no_other_place() -> None:
     with subprocess.Popen(["true"]) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)

@@ -18,7 +18,14 @@ from hypothesis import strategies as st
 
 from minerwatch.detection.executed_code import CLASSES
 from minerwatch.errors import SourceUnavailableError
-from minerwatch.model import CodeSample, CodeSamples, ContainerKey, Facts, ProcessId
+from minerwatch.model import (
+    CodeSample,
+    CodeSamples,
+    ContainerKey,
+    Facts,
+    PlainSample,
+    ProcessId,
+)
 from minerwatch.node.executed_code import CodeSampler, copying_sampler
 from minerwatch.node.guarded_child import GuardedProgram
 from minerwatch.node.kernel_entries import EntrySampler
@@ -43,7 +50,7 @@ class Samples:
         self.read_every_s = self.read_calmly_every_s = read_every_s
         self.failures = {"lost": 0}
         self.copies_code = False
-        self.next: Sequence[tuple[int, int, int, bytes]] = []
+        self.next: Sequence[PlainSample] = []
 
     def read(self) -> CodeSamples:
         samples, self.next = self.next, []
@@ -370,7 +377,7 @@ def test_many_new_pages_at_first_hide_no_later_time_in_the_kernel(
     script.write_text(
         "import json, sys\n"
         "for number, line in enumerate(sys.stdin):\n"
-        "    count = sum(each for _, each, _ in json.loads(line)[3])\n"
+        "    count = sum(each for _, each, _ in json.loads(line)[-1])\n"
         "    answer = {'samples': count, 'classes': [0] * 10 + [count], 'io_bytes': 0,\n"
         "              'cpu_s': 10 * number, 'kernel_s': 6 * number - 60}\n"
         "    print(json.dumps(answer), flush=True)\n"
@@ -427,6 +434,62 @@ def test_what_a_process_executed_that_has_exited_is_read_from_a_relative(mixing:
         assert probe.facts(me().process) == {}
         assert dict(probe.failures())["gone"] == 5 * 2
         assert dict(probe.failures())["unplaced"] == 0
+    finally:
+        probe.close()
+
+
+def test_samples_before_a_pid_was_reused_are_not_of_the_process_that_has_it_now(
+    mixing: int,
+) -> None:
+    """An outsider's hash code would be an innocent's."""
+    places = Places({os.getpid(): me()}, {7: [me("else", ELSEWHERE)], HERE.cgroup_inode: []})
+    probe = ExecutedCode(Samples(), places)
+    try:
+        for second in range(5):
+            samples = [CodeSample(os.getpid(), mixing, cgroup) for cgroup in [7] * 24 + [1]]
+            probe.take(CodeSamples(0.05, samples), float(second))
+        assert probe.facts(ELSEWHERE)["HashCodeShare"] == 1.0
+        assert (probe.facts(HERE), probe.facts(me().process)) == ({}, {})
+        assert dict(probe.failures())["gone"] == 5
+    finally:
+        probe.close()
+
+
+@pytest.mark.parametrize("cgroup", [0, 1, 8, 9])
+def test_samples_of_unknown_cgroups_and_of_ones_below_are_of_the_process(
+    cgroup: int, mixing: int
+) -> None:
+    probe = ExecutedCode(Samples(), Places({os.getpid(): me()}, {8: [me()]}))
+    try:
+        for second in range(5):
+            samples = [CodeSample(os.getpid(), mixing, cgroup)] * 40
+            probe.take(CodeSamples(0.05, samples), float(second))
+        assert probe.facts(me().process)["HashCodeShare"] == 1.0
+    finally:
+        probe.close()
+
+
+def test_a_thread_that_ran_lately_is_named_in_questions_and_looks(
+    tmp_path: Path, mixing: int
+) -> None:
+    script = tmp_path / "child.py"
+    script.write_text(
+        "import json, sys\n"
+        "for line in sys.stdin:\n"
+        "    _, _, _, tid, spots = json.loads(line)\n"
+        "    count = sum(each for _, each, _ in spots)\n"
+        "    answer = {'samples': count, 'hashing': count * (tid == 78), 'classes': [count] * 11}\n"
+        "    print(json.dumps(answer), flush=True)\n"
+    )
+    reader = Answers()
+    places, program, hot = Places({os.getpid(): me()}), GuardedProgram(script), HotCode(reader)
+    probe = ExecutedCode(Samples(), places, program=program, hot=hot)
+    try:
+        for second in range(10):
+            samples = [CodeSample(os.getpid(), mixing, 0, b"", tid) for tid in [77] * 29 + [78]]
+            probe.take(CodeSamples(0.05, samples), float(second))
+        assert probe.facts(HERE)["HashCodeShare"] == 1.0
+        assert reader.tids == [78]
     finally:
         probe.close()
 

@@ -33,14 +33,18 @@ class Answers:
     def __init__(self) -> None:
         self.failures: dict[str, int] = {"child": 0}
         self.asked: list[tuple[ProcessId, Hashable, dict[int, int]]] = []
+        self.tids: list[int] = []
         self.next: HotCodeFindings | None = SCRYPT
         self.refuses = False
         self.rules: Sequence[Path] = ()
         self._open: list[ProcessId] = []
 
-    def ask(self, process: ProcessId, owner: Hashable, addresses: Mapping[int, int]) -> bool:
+    def ask(
+        self, process: ProcessId, owner: Hashable, addresses: Mapping[int, int], tid: int
+    ) -> bool:
         if self.refuses:
             return False
+        self.tids.append(tid)
         self.asked.append((process, owner, dict(addresses)))
         self._open.append(process)
         return True

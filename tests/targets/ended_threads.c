@@ -1,5 +1,6 @@
 /* A process whose first thread has ended, and of whose other threads as many as asked for stay as
- * zombies, for their tracer does not wait for them (ptrace(2)). One thread lives. Prints its pid. */
+ * zombies, for their tracer does not wait for them (ptrace(2)). One thread lives, made after all
+ * others, or after as many as the second argument says. Prints its pid. */
 #include <dirent.h>
 #include <pthread.h>
 #include <signal.h>
@@ -23,7 +24,7 @@ static void *lives(void *unused) {
 }
 
 int main(int argc, char **argv) {
-	int count = argc > 1 ? atoi(argv[1]) : 20, is_ready[2];
+	int count = argc > 1 ? atoi(argv[1]) : 20, before = argc > 2 ? atoi(argv[2]) : count, is_ready[2];
 	char byte, path[64];
 	if (pipe(is_ready) || pipe(to_end))
 		return 1;
@@ -34,9 +35,8 @@ int main(int argc, char **argv) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		pthread_attr_init(&small);
 		pthread_attr_setstacksize(&small, 65536);
-		for (int made = 0; made < count; made++)
-			pthread_create(&thread, &small, ends, NULL);
-		pthread_create(&thread, &small, lives, NULL);
+		for (int made = 0; made <= count; made++)
+			pthread_create(&thread, &small, made == before ? lives : ends, NULL);
 		(void)!write(is_ready[1], "", 1);
 		pthread_exit(NULL);
 	}

@@ -33,7 +33,8 @@ struct record {
   __u64 address;  // with CODE_OF_32_BITS as model.py has it
   __u64 cgroup;
   __u32 pid;
-  __u32 code_bytes;  // 0: it could not be read
+  __u32 code_bytes : 8;  // 0: it could not be read
+  __u32 tid : 24;  // PID_MAX_LIMIT is 2^22
   __u8 code[CODE_BYTES];
 };
 
@@ -53,6 +54,7 @@ SEC("perf_event")
 int executed(struct registers *registers) {
   struct record *record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
   __u32 in_page;
+  __u64 ids;
 
   if (!record) {
     __u32 first = 0;
@@ -63,7 +65,9 @@ int executed(struct registers *registers) {
   }
   record->address = registers->address;
   record->cgroup = bpf_get_current_cgroup_id();
-  record->pid = bpf_get_current_pid_tgid() >> 32;
+  ids = bpf_get_current_pid_tgid();
+  record->pid = ids >> 32;
+  record->tid = ids;
   record->code_bytes = CODE_BYTES;
 #if defined(__TARGET_ARCH_x86)
   // A segment of the process's own (modify_ldt(2)) begins anywhere: this is not the address.

@@ -4,19 +4,20 @@ The agent runs this file by path and never imports it: reading another process's
 and a decoder must not crash the agent. It answers with counts, never with code, by one JSON value a
 line:
 
-==============================================================  ==========================
-standard input                                                  standard output
-==============================================================  ==========================
-``[pid, start_ticks, is_relative, [[address, n, "code"], …]]``  ``{"samples", "unread", …}``
-==============================================================  ==========================
+===================================================================  ==========================
+standard input                                                       standard output
+===================================================================  ==========================
+``[pid, start_ticks, is_relative, tid, [[address, n, "code"], …]]``  ``{"samples", "unread", …}``
+===================================================================  ==========================
 
+``tid``: a thread that ran lately, by which memory is read if the first one has exited; 0: unknown.
 ``address``: bit 63 is set and bit 62 is not if the code ran in x86-64's mode of 32 bits.
 ``code``: in base64 what was copied while it was executed; if empty, it is read from the process. A
 copy that is in no mapping any more, or that a file does not have there, counts as anonymous. With
 ``is_relative`` another process executed it: it counts where this one maps code, too.
-``of_unknown_origin`` are other copies then, and all with the ``pid`` 0 (none is read), of which
-only pairs are counted: programs that come and go may move data. ``unread`` are samples without a
-window of instructions; ``hidden`` those of them that no other process executed.
+``of_unknown_origin`` are other copies then, and all with the ``pid`` 0 (none is read) or of a
+zombie, of which only pairs are counted: programs that come and go may move data. ``unread`` are
+samples without a window of instructions; ``hidden`` those of them that no other process executed.
 
 A window is the 16 instructions from a sampled address on. Windows tell more than averages: a hash
 function is dense in exclusive or, rotation and additions of vectors, and has no floating point,
@@ -50,11 +51,10 @@ from minerwatch.node.children.instruction_classes import (
 from minerwatch.node.children.mappings import (
     CODE_OF_32_BITS,
     PAGE_BITS,
-    PRESENT,
     Mapping,
-    Mappings,
     has_32_bits,
 )
+from minerwatch.node.children.sampled_process import SampledProcess, stat_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,24 +65,11 @@ _WINDOW = 16
 _WINDOW_BYTES = {"x86_64": 128, "i686": 128, "aarch64": 64}
 _MIN_INSTRUCTIONS = 6
 _IN_PAGE = (1 << PAGE_BITS) - 1
-_ENTRY_BYTES = 8
-_PRESENT, _OF_FILE = 0x80, 0x20  # of its highest byte: bits 63 and 61
-_ENDED = (b"Z", b"X")
-_MAX_THREADS = 1000
-_MAX_PAGES = 64
-"""Of one process, kept while a question about it is answered."""
-_MAX_FILE_BYTES = 1 << 20
 MAX_MAPS_CPU_S = 0.1
 """For the list of 65,000 mappings with ordinary names."""
 MAPS_CPU_S_PER_SAMPLE = 0.01
 """So that processes with many mappings, and one sample each, do not use up their owner's time."""
 MAX_CACHED = 20_000
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_FAULT_S = 1.5e-6
-"""Kernel time for a new page of memory, which ``kernel_s`` leaves out: a process that allocates
-memory for each hash spends two fifths of its time so, and is no server that the kernel sends and
-receives for. Where a page takes less, ``kernel_s`` may be below zero; what it grows by is right."""
-_IO_FIELDS = (b"rchar", b"wchar", b"read_bytes", b"write_bytes")  # proc_pid_io(5)
 _HASHING_SHARE = 0.25
 _MAX_MEDIA_SHARE = 0.25
 _MAX_BRANCH_SHARE = 0.2
@@ -232,111 +219,6 @@ def _is_hashing(counts: list[int], total: int) -> bool:
     )
 
 
-class _Process:
-    """One process, open for reading. Raises OSError if it cannot be read."""
-
-    def __init__(self, proc: str, question: Question) -> None:
-        self._folder = f"{proc}/{question.pid}"
-        stat = self._stat()
-        self.is_same = int(stat[19]) == question.start_ticks
-        system_s = int(stat[12]) / _TICKS_PER_S
-        self.kernel_s = system_s - int(stat[7]) * _FAULT_S
-        self.cpu_s = int(stat[11]) / _TICKS_PER_S + system_s
-        if stat[0] in _ENDED:  # memory is then read through another thread
-            self._folder = self._living_thread()
-        self._code: dict[int, bytes] = {}  # of pages
-        self._entries: dict[int, int] = {}
-        maps_s = MAPS_CPU_S_PER_SAMPLE * sum(count for _, count, _ in question.spots)
-        self.mappings = Mappings(f"{self._folder}/maps", min(MAX_MAPS_CPU_S, maps_s))
-        self._memory = self._pages = -1
-        try:
-            self._memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
-            self._pages = os.open(f"{self._folder}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-        except BaseException:
-            self.close()
-            raise
-
-    def _stat(self) -> list[bytes]:
-        return self._content("stat").rpartition(b")")[2].split()  # proc_pid_stat(5)
-
-    def _living_thread(self) -> str:
-        process = self._folder
-        for tid in os.listdir(f"{process}/task")[:_MAX_THREADS]:  # noqa: PTH208 - as above
-            self._folder = f"{process}/task/{tid}"
-            try:
-                if self._stat()[0] not in _ENDED:
-                    break
-            except (OSError, IndexError):
-                continue
-        return self._folder
-
-    def mapping(self, address: int) -> Mapping | None:
-        """Return the mapping of code that holds ``address``."""
-        found = self.mappings.of(address)
-        return found if found and found.is_executable else None
-
-    def io_bytes(self) -> int | None:
-        """Return all bytes that it has read and written, from files, pipes or sockets."""
-        try:
-            fields = dict(line.split(b": ") for line in self._content("io").splitlines())
-            return sum(int(fields[name]) for name in _IO_FIELDS)
-        except (OSError, ValueError, KeyError):
-            return None
-
-    def totals(self, *, has_hashed: bool) -> dict[str, Any]:
-        """Return what is known of it besides its code."""
-        return {
-            "io_bytes": self.io_bytes(),
-            "cpu_s": self.cpu_s,
-            "kernel_s": self.kernel_s,
-            "is_cut": int(not self.mappings.are_all_known),
-            "file_mib": self.mappings.largest_file_mib() if has_hashed else 0.0,
-        }
-
-    def _content(self, name: str) -> bytes:
-        with open(f"{self._folder}/{name}", "rb") as file:  # noqa: PTH123 - pathlib is slow to import
-            return file.read(_MAX_FILE_BYTES)
-
-    def code(self, address: int, size_bytes: int) -> bytes:
-        """Return code, if its page is present: to fetch one can take as long as a tenant likes."""
-        page = address >> PAGE_BITS
-        if page not in self._code:
-            if len(self._code) >= _MAX_PAGES:
-                self._code.clear()
-            self._code[page] = self._page(page)
-        begins = address - (page << PAGE_BITS)
-        return self._code[page][begins : begins + size_bytes]
-
-    def _page(self, page: int) -> bytes:
-        try:
-            entry, mapping = self._entry(page), self.mappings.of(page << PAGE_BITS)
-            if entry not in (PRESENT if mapping is None else mapping.readable):
-                return b""
-            return os.pread(self._memory, 1 << PAGE_BITS, page << PAGE_BITS)
-        except (OSError, OverflowError):
-            return b""
-
-    def is_own_page(self, address: int) -> bool:
-        """Return True if the page is present and the process's own: it has written it."""
-        try:
-            return self._entry(address >> PAGE_BITS) & (_PRESENT | _OF_FILE) == _PRESENT
-        except (OSError, OverflowError):
-            return False
-
-    def _entry(self, page: int) -> int:
-        """Return the highest byte of a page map entry (proc_pid_pagemap(5)); 0: it has none."""
-        if page not in self._entries:
-            entry = os.pread(self._pages, _ENTRY_BYTES, page * _ENTRY_BYTES)
-            self._entries[page] = entry[-1] if len(entry) == _ENTRY_BYTES else 0
-        return self._entries[page]
-
-    def close(self) -> None:
-        self.mappings.close()
-        for fd in (self._memory, self._pages):
-            if fd >= 0:
-                os.close(fd)
-
-
 class Classifier:
     """Answers questions about processes."""
 
@@ -347,8 +229,9 @@ class Classifier:
 
     def answer(self, question: Question) -> dict[str, Any]:
         """Return counts over the samples of one process; ``unread``: samples without code."""
-        process = self._opened(question) if question.pid else None
-        if process is None and question.pid:
+        try:
+            process = self._opened(question) if question.pid else None
+        except (OSError, IndexError, ValueError):
             return {"unread": sum(count for _, count, _ in question.spots)}
         try:
             return self._counts(process, question)
@@ -356,18 +239,23 @@ class Classifier:
             if process is not None:
                 process.close()
 
-    def _opened(self, question: Question) -> _Process | None:
-        """Return the process; None if it has exited."""
-        try:
-            process = _Process(self._proc, question)
-        except (OSError, IndexError, ValueError):
-            return None
-        if process.is_same and process.mappings.exist():
-            return process
-        process.close()
-        return None
+    def _opened(self, question: Question) -> SampledProcess | None:
+        """Return the process; None if it is a zombie, whose number nothing else has had.
 
-    def _counts(self, process: _Process | None, question: Question) -> dict[str, Any]:
+        Raises OSError, IndexError or ValueError if it has exited.
+        """
+        folder = f"{self._proc}/{question.pid}"
+        stat = stat_of(folder)
+        if int(stat[19]) != question.start_ticks:
+            raise ValueError("another process")
+        samples = sum(count for _, count, _ in question.spots)
+        maps_s = min(MAX_MAPS_CPU_S, MAPS_CPU_S_PER_SAMPLE * samples)
+        try:
+            return SampledProcess(folder, stat, question.tid, maps_s)
+        except ProcessLookupError:
+            return None
+
+    def _counts(self, process: SampledProcess | None, question: Question) -> dict[str, Any]:
         unread = samples = hashing = anonymous = pairs = of_unknown_origin = 0
         classes = [0] * CLASSES
         pages: dict[str, int] = {}
@@ -413,7 +301,7 @@ class Classifier:
         return flagged ^ CODE_OF_32_BITS
 
     def _window(
-        self, process: _Process | None, mapping: Mapping | None, address: int, copy: bytes
+        self, process: SampledProcess | None, mapping: Mapping | None, address: int, copy: bytes
     ) -> Window | None:
         """Return the instructions from the address on, or those before the end of its page.
 
@@ -431,7 +319,9 @@ class Classifier:
         return window
 
 
-def _origin(process: _Process | None, address: int, copy: bytes) -> tuple[Mapping | None, bool]:
+def _origin(
+    process: SampledProcess | None, address: int, copy: bytes
+) -> tuple[Mapping | None, bool]:
     """Return the mapping of an address, and True if what was executed there is in no file."""
     if process is None:
         return None, False
@@ -439,7 +329,9 @@ def _origin(process: _Process | None, address: int, copy: bytes) -> tuple[Mappin
     return mapping, _is_anonymous(process, mapping, address, copy)
 
 
-def _is_anonymous(process: _Process, mapping: Mapping | None, address: int, copy: bytes) -> bool:
+def _is_anonymous(
+    process: SampledProcess, mapping: Mapping | None, address: int, copy: bytes
+) -> bool:
     """Return True if what was executed is in no file, whatever is mapped there now."""
     if mapping is None:
         return process.mappings.are_all_known or process.is_own_page(address)
@@ -462,12 +354,12 @@ def _page(address: int, mapping: Mapping) -> str:
 class Question:
     """One line of the standard input."""
 
-    __slots__ = ("is_relative", "pid", "spots", "start_ticks")
+    __slots__ = ("is_relative", "pid", "spots", "start_ticks", "tid")
 
     def __init__(self, line: bytes) -> None:
         fields = line.translate(None, b'[]"\n').split(b",")
-        self.pid, self.start_ticks, self.is_relative = map(int, fields[:3])
-        spots = zip(fields[3::3], fields[4::3], fields[5::3])  # noqa: B905 - one empty field if there is none
+        self.pid, self.start_ticks, self.is_relative, self.tid = map(int, fields[:4])
+        spots = zip(fields[4::3], fields[5::3], fields[6::3])  # noqa: B905 - one empty field if there is none
         self.spots = [(int(at), int(count), a2b_base64(code)) for at, count, code in spots]
 
 

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import time
 from bisect import bisect_right
+from math import inf
 from struct import Struct
 
 TYPE_CHECKING = False
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 PAGE_BITS = 12
 CHUNK_BYTES = 64 << 10
 """Of the list, read between two looks at the clock."""
+_LINES_PER_CHECK = 256
+"""Of the list, parsed between two looks at the clock."""
 _MAX_LIST_BYTES = 64 << 20
 _MAX_KNOWN = 4096
 _MAX_BYTES = 1 << 64
@@ -138,8 +141,8 @@ class Mappings:
         return self._known[page]
 
     def largest_file_mib(self) -> float:
-        """Return the size of the largest mapping of a file on a disk."""
-        return largest_file_mib(self._listed())
+        """Return the size of the largest mapping of a file on a disk, as far as time allows."""
+        return largest_file_mib(self._listed(), self._cpu_s)
 
     def close(self) -> None:
         """Close the list."""
@@ -211,17 +214,23 @@ def mapping_of(address: int, lines: list[bytes]) -> Mapping | None:
     return mapping if is_in else None
 
 
-def largest_file_mib(lines: list[bytes]) -> float:
-    """Return the size of the largest mapping of a file on a disk."""
+def largest_file_mib(lines: list[bytes], cpu_s: float = inf) -> float:
+    """Return the size of the largest mapping of a file on a disk found in ``cpu_s`` of CPU time."""
+    until_s = time.process_time() + cpu_s
     largest_bytes = 0
-    for line in lines:
-        if b" /" in line:
-            try:
+    for number, line in enumerate(lines):
+        if number % _LINES_PER_CHECK == 0 and time.process_time() > until_s:
+            break
+        if b" /" not in line:
+            continue
+        try:
+            start, _, rest = line.partition(b"-")
+            if int(rest.partition(b" ")[0], 16) - int(start, 16) > largest_bytes:
                 mapping = _mapping(line)
-            except ValueError:
-                continue
-            if mapping.is_of_disk:
-                largest_bytes = max(largest_bytes, mapping.end - mapping.start)
+                if mapping.is_of_disk:
+                    largest_bytes = mapping.end - mapping.start
+        except ValueError:
+            continue
     return min(largest_bytes, _MAX_BYTES) / (1 << 20)
 
 

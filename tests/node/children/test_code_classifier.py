@@ -312,9 +312,10 @@ def answer(
     spots: list[tuple[int, int, bytes]],
     *,
     is_relative: int = 0,
+    tid: int = 0,
     proc: str = "/proc",
 ) -> dict[str, Any]:
-    question = msgspec.json.encode((pid, start_ticks, is_relative, spots))
+    question = msgspec.json.encode((pid, start_ticks, is_relative, tid, spots))
     return Classifier(proc, Decoder("x86_64")).answer(Question(question))
 
 
@@ -396,7 +397,6 @@ def test_another_process_under_the_same_number_is_not_read(anonymous_code: int) 
     assert answer(2**22, 1, spots) == {"unread": 5}  # it has exited
 
 
-@pytest.mark.xfail(reason="copies are dropped with the process's memory")
 def test_copies_of_a_process_that_is_a_zombie_count_for_pairs() -> None:
     """It still has its number, so they are of no other process."""
     with subprocess.Popen(["true"]) as process:
@@ -407,34 +407,45 @@ def test_copies_of_a_process_that_is_a_zombie_count_for_pairs() -> None:
     assert (found.get("of_unknown_origin"), found.get("pairs")) == (3, 3)
 
 
-@pytest.mark.nightly  # makes a thousand threads
-@pytest.mark.xfail(reason="a living thread is looked for among the first thousand")
-def test_a_thousand_threads_that_stay_as_zombies_hide_nothing(tmp_path: Path) -> None:
+@pytest.mark.nightly  # makes thousands of threads
+@pytest.mark.parametrize(
+    ("ended", "before", "is_sampled"), [(1100, 1100, False), (1100, 0, False), (2000, 1000, True)]
+)
+def test_a_thousand_threads_that_stay_as_zombies_hide_nothing(
+    tmp_path: Path, ended: int, before: int, is_sampled: bool
+) -> None:
     """A hash function beside them was clear: it had no samples."""
     program = str(tmp_path / "ended_threads")
     source = Path(__file__).parents[2] / "targets" / "ended_threads.c"
     subprocess.run(["cc", "-O1", "-pthread", "-o", program, source], check=True)
-    with subprocess.Popen([program, "1100"], stdout=subprocess.PIPE) as tracer:
+    command = [program, str(ended), str(before)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as tracer:
         assert tracer.stdout is not None
         try:
             task = Path(f"/proc/{int(tracer.stdout.readline())}/task")
-            until(lambda: _states(task).count("Z") > 1100)
-            last = max(task.iterdir(), key=lambda each: int(each.name))
+            until(lambda: _states(task).count("Z") > ended)
+            lives = next(each for each in task.iterdir() if _state(each) != "Z")
             start = next(
                 int(line.partition("-")[0], 16)
-                for line in (last / "maps").read_text().splitlines()
+                for line in (lives / "maps").read_text().splitlines()
                 if " r-xp " in line and line.endswith(program)
             )
+            pid = int(task.parent.name)
             ticks = int((task.parent / "stat").read_text().rpartition(")")[2].split()[19])
-            found = answer(int(task.parent.name), ticks, [(start, 1, b"")])
+            tid = int(lives.name) if is_sampled else 0
+            found = answer(pid, ticks, [(start, 1, b"")], tid=tid)
         finally:
             tracer.kill()
     assert found.get("samples") == 1
+    assert found["io_bytes"] > 0
 
 
 def _states(task: Path) -> list[str]:
-    stats = [(each / "stat").read_text() for each in task.iterdir()]
-    return [each.rpartition(")")[2].split()[0] for each in stats]
+    return [_state(each) for each in task.iterdir()]
+
+
+def _state(folder: Path) -> str:
+    return (folder / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 def test_copied_code_that_is_nowhere_any_more_was_in_no_file(anonymous_code: int) -> None:
