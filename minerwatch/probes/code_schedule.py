@@ -19,7 +19,7 @@ _PAGE = 4096
 _PAGE_BITS = 2039
 _CHECKED_EVERY = 8
 _NEW_PAGE_WEIGHT = 1 / 16
-_CHANGED_SHARE = 0.6
+_STEADY_SHARE, _CHANGED_SHARE = 0.1, 0.6
 """A process has changed if so many of the last samples, one of 8, are in pages not classified."""
 _CHANGED_FOR_S = 10.0
 _BETWEEN_CHANGES_S = (30.0, 160.0)
@@ -115,18 +115,22 @@ class HotPages:
         self._pause_s = 0.0  # from then to the next time
 
     def add(self, addresses: Iterable[int]) -> None:
-        """Note where code was classified."""
-        for address in addresses:
-            self._bits |= 1 << address // _PAGE % _PAGE_BITS
+        """Note where code was classified, unless some of the last samples are elsewhere.
+
+        It may have changed in the last seconds of a round, which tells little of them.
+        """
+        if self._share < _STEADY_SHARE:
+            for address in addresses:
+                self._bits |= 1 << address // _PAGE % _PAGE_BITS
 
     def have_changed(self, spots: Spots, now_s: float) -> bool:
         """Return True, for ten seconds, when most of the process' samples are in new pages."""
-        if now_s < self._since_s + _CHANGED_FOR_S:
-            return True
+        if now_s < self._since_s + self._pause_s:
+            return now_s < self._since_s + _CHANGED_FOR_S
         for index in range(0, len(spots), _CHECKED_EVERY):
             is_new = ~self._bits >> spots[index][0] // _PAGE % _PAGE_BITS & 1
             self._share += (is_new - self._share) * _NEW_PAGE_WEIGHT
-        if self._share < _CHANGED_SHARE or now_s < self._since_s + self._pause_s:
+        if self._share < _CHANGED_SHARE:
             return False
         least_s, most_s = _BETWEEN_CHANGES_S
         self._since_s, self._share = now_s, 0.0

@@ -299,10 +299,11 @@ class ExecutedCode:
             place = at._replace(process=_NO_PROCESS, is_relative=True) if is_avoided else at
             if not self._is_known(place) or (place.is_relative and is_round):
                 due += [(place, spot) for spot in spots]  # relatives may exit soon
-            elif is_round and not place.is_relative:
-                self._failures["left"] += self._rounds.add(place, spots, now_s)
-            elif not place.is_relative and self._has_changed(place.process, spots, now_s):
-                self._failures["left"] += self._of_changed.add(place, spots, now_s)
+            elif not place.is_relative:
+                has_changed = self._has_changed(place.process, spots, now_s)
+                if is_round or has_changed:
+                    rounds = self._rounds if is_round else self._of_changed
+                    self._failures["left"] += rounds.add(place, spots, now_s)
         return due
 
     def _is_known(self, place: Place) -> bool:

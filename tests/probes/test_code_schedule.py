@@ -45,6 +45,15 @@ def test_a_process_that_moves_to_another_page_has_changed_once() -> None:
     assert asks(pages, [*[spots(7)] * 20, *[spots(8)] * 600], is_learned=True) == 1
 
 
+def test_a_change_at_the_end_of_a_round_is_a_change() -> None:
+    """What was classified is mostly of before."""
+    pages = HotPages()
+    pages.add([7 * PAGE])
+    assert not pages.have_changed(spots(8), 0.0)
+    pages.add([7 * PAGE, 8 * PAGE])
+    assert asks(pages, [spots(8)] * 600, is_learned=True) == 1
+
+
 def test_a_few_samples_elsewhere_are_no_change() -> None:
     pages = HotPages()
     pages.add([7 * PAGE])
