@@ -22,6 +22,9 @@ _NEW_PAGE_WEIGHT = 1 / 16
 _STEADY_SHARE, _CHANGED_SHARE = 0.1, 0.6
 """A process has changed if so many of the last samples, one of 8, are in pages not classified."""
 _CHANGED_FOR_S = 10.0
+_MAX_DELAY_S = 30.0
+"""Before a process that has changed is looked at, drawn at random: it may show something else for
+some seconds."""
 _BETWEEN_CHANGES_S = (30.0, 160.0)
 """At first, twice as long each time, and at most."""
 _MAX_ADDRESSES = 200
@@ -62,6 +65,8 @@ class Place(NamedTuple):
     owner: Hashable
     is_relative: bool = False
     """The sample is of another process, which has exited; this one may have the same code."""
+    is_of_change: bool = False
+    """It counts for the process alone: what changes often would be all that is known of others."""
 
 
 class Pace:
@@ -101,17 +106,19 @@ class Pace:
 class HotPages:
     """The pages of one process whose code was classified, to notice when it executes others.
 
-    RandomX fills its data set first. There is a bit for each page, by its number modulo a prime:
-    a new page may seem known. What changes its pages too often for this waits for a round.
+    RandomX fills its data set first. There is a bit for each page, by a hash of its number: a new
+    page may seem known. What changes its pages too often for this, or executes other code in the
+    same ones, waits for a round.
     """
 
-    __slots__ = ("_bits", "_pause_s", "_share", "_since_s")
+    __slots__ = ("_bits", "_pause_s", "_salt", "_share", "_since_s")
 
     def __init__(self) -> None:
         """No page is known."""
         self._bits = 0
+        self._salt = random.getrandbits(32)
         self._share = 0.0  # of new pages, in the last samples
-        self._since_s = -math.inf  # when it changed last
+        self._since_s = -math.inf  # from when on it is looked at after its last change
         self._pause_s = 0.0  # from then to the next time
 
     def add(self, addresses: Iterable[int]) -> None:
@@ -121,21 +128,24 @@ class HotPages:
         """
         if self._share < _STEADY_SHARE:
             for address in addresses:
-                self._bits |= 1 << address // _PAGE % _PAGE_BITS
+                self._bits |= 1 << self._bit(address)
 
     def have_changed(self, spots: Spots, now_s: float) -> bool:
-        """Return True, for ten seconds, when most of the process' samples are in new pages."""
+        """Return True, for ten seconds, some time after most samples were in new pages."""
         if now_s < self._since_s + self._pause_s:
-            return now_s < self._since_s + _CHANGED_FOR_S
+            return self._since_s <= now_s < self._since_s + _CHANGED_FOR_S
         for index in range(0, len(spots), _CHECKED_EVERY):
-            is_new = ~self._bits >> spots[index][0] // _PAGE % _PAGE_BITS & 1
+            is_new = ~self._bits >> self._bit(spots[index][0]) & 1
             self._share += (is_new - self._share) * _NEW_PAGE_WEIGHT
-        if self._share < _CHANGED_SHARE:
-            return False
-        least_s, most_s = _BETWEEN_CHANGES_S
-        self._since_s, self._share = now_s, 0.0
-        self._pause_s = min(most_s, max(least_s, 2 * self._pause_s))
-        return True
+        if self._share >= _CHANGED_SHARE:
+            least_s, most_s = _BETWEEN_CHANGES_S
+            self._since_s = now_s + random.uniform(0, _MAX_DELAY_S)  # noqa: S311
+            self._pause_s = min(most_s, max(least_s, 2 * self._pause_s))
+            self._bits, self._share = 0, 0.0
+        return False
+
+    def _bit(self, address: int) -> int:
+        return hash((address // _PAGE, self._salt)) % _PAGE_BITS
 
 
 class Bounds:

@@ -301,9 +301,11 @@ class ExecutedCode:
                 due += [(place, spot) for spot in spots]  # relatives may exit soon
             elif not place.is_relative:
                 has_changed = self._has_changed(place.process, spots, now_s)
-                if is_round or has_changed:
-                    rounds = self._rounds if is_round else self._of_changed
-                    self._failures["left"] += rounds.add(place, spots, now_s)
+                if is_round:
+                    self._failures["left"] += self._rounds.add(place, spots, now_s)
+                elif has_changed:
+                    of_change = place._replace(is_of_change=True)
+                    self._failures["left"] += self._of_changed.add(of_change, spots, now_s)
         return due
 
     def _is_known(self, place: Place) -> bool:
@@ -371,7 +373,7 @@ class ExecutedCode:
             known[1].pages.add(address for address, _ in counts)
             known[1].tally.make_room(answer.samples)
             container = self._containers.setdefault(place.container, _Known())
-            for tally in (known[1].tally, container.tally):
+            for tally in (known[1].tally, *[container.tally] * (not place.is_of_change)):
                 answer.add_to(tally)
                 if answer.io_bytes is not None:
                     tally.add_io(

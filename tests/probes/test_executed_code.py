@@ -208,9 +208,27 @@ def test_what_a_process_does_once_it_is_prepared_is_known_soon(
             for second in range(prepared_s):
                 probe.take(times(20, os.getpid(), preparing), float(second))
             assert probe.facts(me().process)["HashCodeShare"] == 0.0
-            for second in range(prepared_s, prepared_s + 35):
+            for second in range(prepared_s, prepared_s + 60):
                 probe.take(times(20, os.getpid(), mixing), float(second))
             assert float(str(probe.facts(me().process)["HashCodeShare"])) >= 0.4
+        finally:
+            probe.close()
+
+
+def test_a_process_that_changes_counts_for_itself_until_the_next_round(mixing: int) -> None:
+    """Decoys that changed their pages again and again were all that was known of a container."""
+    probe, _ = opened({os.getpid(): me()})
+    with mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC) as memory:
+        memory.write(bytes.fromhex("8d0c37") * 1000)
+        view = ctypes.c_char.from_buffer(memory)
+        decoy = ctypes.addressof(view)
+        del view
+        try:
+            for second in range(80):
+                address = mixing if second < 22 else decoy
+                probe.take(times(20, os.getpid(), address), float(second))
+            assert float(str(probe.facts(me().process)["HashCodeShare"])) < 0.6
+            assert float(str(probe.facts(HERE)["HashCodeShare"])) == 1.0
         finally:
             probe.close()
 

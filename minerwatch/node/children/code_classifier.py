@@ -140,7 +140,8 @@ class Decoder:
         for at, (mnemonic, operands) in enumerate(instructions):
             kind = self._class_of(mnemonic, operands)
             if kind == PAIRS and _converts_one(instructions, at):
-                kind = FLOAT
+                counts[FLOAT] += 1
+                continue
             counts[kind] += 1
             mixed += kind <= MULTIPLY and not operands.startswith(self._vectors)
             of_pairs += kind == FLOAT and (mnemonic.endswith("pd") or ".2d" in operands)

@@ -208,6 +208,7 @@ MOVD, CONVERSION, MULSD, ADDPD = "660f6ec0", "f30fe6c0", "f20f59c1", "660f58c8"
         pytest.param("f30f7e07" + CONVERSION + MULSD, True, id="movq loads two"),
         pytest.param(CONVERSION + ADDPD, True, id="a pair, from its conversion on"),
         pytest.param("f30fe607" + MULSD, True, id="two from memory"),
+        pytest.param((MOVD + CONVERSION + MULSD) * 3, False, id="three, one after the other"),
     ],
 )
 def test_a_conversion_of_one_integer_is_none_of_a_pair(floats: str, expected: bool) -> None:
