@@ -7,7 +7,7 @@ import html
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 from msgspec import structs
 from textual.pilot import Pilot
 from textual.widgets._footer import FooterKey
-from textual.widgets._toast import Toast
 
 from minerwatch.api.snapshot import decode
 from minerwatch.api.types import (
@@ -154,6 +153,17 @@ class Driven:
 
     app: TopApp
     pilot: Pilot[None]
+    notices: list[str] = field(default_factory=list)
+    """All that the screen has told: on a busy machine a notice has gone before it is looked for."""
+
+    def __post_init__(self) -> None:
+        notify = self.app.notify
+
+        def noted(message: str, **how: Any) -> None:
+            self.notices.append(message)
+            notify(message, **how)
+
+        self.app.notify = noted  # type: ignore[method-assign]
 
     @property
     def shown(self) -> Presentation:
@@ -201,8 +211,8 @@ class Driven:
         await self.until(lambda: self.has_told(text))
 
     def has_told(self, text: str) -> bool:
-        """Return True if a notice with the text is on the screen."""
-        return any(text in str(toast.render()) for toast in self.app.screen.query(Toast))
+        """Return True if there was a notice with the text."""
+        return any(text in each for each in self.notices)
 
     async def press(self, *keys: str) -> None:
         """Press keys, and let them have their effect."""
