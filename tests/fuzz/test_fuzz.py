@@ -43,6 +43,7 @@ NOT_FUZZED = {
     "minerwatch.node.children.gpu_sampler": "the agent's own questions; see gpu_client",
     "minerwatch.node.children.hot_code_scanner": "libraries read the bytes; its bounds have tests",
     "minerwatch.node.children.overlay_reader": "the kernel's list of mounts; it has its own tests",
+    "minerwatch.node.children.sampled_process": "numbers that the kernel writes; see mappings",
     "minerwatch.node.first_words": "passes packets on to packet_parser, and the kernel's counts",
     "minerwatch.node.network_links": "the kernel's answer about its own interfaces",
     "minerwatch.node.socket_iterator": "numbers that minerwatch's own BPF program packs",
