@@ -66,7 +66,7 @@ class Place(NamedTuple):
     is_relative: bool = False
     """The sample is of another process, which has exited; this one may have the same code."""
     is_of_change: bool = False
-    """It counts for the process alone: what changes often would be all that is known of others."""
+    """It counts for the process alone: decoys that change often would dilute their container."""
 
 
 class Pace:

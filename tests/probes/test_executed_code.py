@@ -103,6 +103,13 @@ def mixing() -> Iterator[int]:
     memory.close()
 
 
+def program_of(code: str, folder: Path) -> GuardedProgram:
+    """A child that does what ``code`` says, in place of the classifier."""
+    script = folder / "child.py"
+    script.write_text(code)
+    return GuardedProgram(script)
+
+
 def me(owner: str = "me", container: ContainerKey = HERE) -> Place:
     return Place(identity(os.getpid()), container, owner)
 
@@ -269,11 +276,10 @@ def test_what_cannot_be_read_in_time_is_known_by_its_copies(
 ) -> None:
     """A process that blocked its readers once a minute was never classified.
 
-    If the child has died, no code of the owner is decoded for a minute.
+    If the child has died, no code of the owner is decoded for a while.
     """
-    script = tmp_path / "child.py"
-    script.write_text(program)
-    probe, sampler = opened({os.getpid(): me()}, GuardedProgram(script))
+    child = program_of(program, tmp_path)
+    probe, sampler = opened({os.getpid(): me()}, child)
     sampler.copies_code = True
     try:
         for second in range(5):
@@ -308,10 +314,9 @@ for _ in sys.stdin.buffer: os.write(1, b'{"unread": 5, "took_s": 0.2}\\n')
 
 
 def test_an_owner_whose_code_is_costly_to_read_waits_a_minute(tmp_path: Path, mixing: int) -> None:
-    script = tmp_path / "costly.py"
-    script.write_text(COSTLY)
+    child = program_of(COSTLY, tmp_path)
     places = {os.getpid(): me("costly"), os.getppid(): Place(identity(os.getppid()), HERE, "other")}
-    probe, _ = opened(places, GuardedProgram(script))
+    probe, _ = opened(places, child)
     try:
         for second in range(10):
             probe.take(times(5, os.getpid(), mixing), float(second))
@@ -328,9 +333,8 @@ def test_costly_code_is_decoded_from_copies_while_these_are_not_costly_as_well(
     tmp_path: Path,
 ) -> None:
     """Instructions of one owner took 310 us an address, and copies of it cost nothing."""
-    script = tmp_path / "costly.py"
-    script.write_text(COSTLY)
-    probe, sampler = opened({os.getpid(): me()}, GuardedProgram(script))
+    child = program_of(COSTLY, tmp_path)
+    probe, sampler = opened({os.getpid(): me()}, child)
     sampler.copies_code = True
     try:
         for second in range(20):

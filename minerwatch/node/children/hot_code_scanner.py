@@ -280,7 +280,7 @@ def hot_codes(
 
 
 def names_in(codes: Sequence[HotCode], scanners: Sequence[yara_x.Scanner]) -> list[str]:
-    """Return the names of the rules that match; those with the tag ``files`` in files only."""
+    """Return the names of the rules that match. The tag ``files``: only where files hold it."""
     found = tags_of_matches(_GAP.join(code.text() for code in codes), scanners)
     of_files = {name for name, tags in found.items() if _OF_FILES in tags}
     if of_files:
